@@ -1,0 +1,107 @@
+# wsd: `make help` lists what can be made. Python 3.11 or later and make are all it takes.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Passed on by `make run` and `make test`: make run ARGS="--port 3100"
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+VERSIONS := 3.11 3.12 3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types check bench bench-full bench-micro bench-locust test-all lock clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/installed ## start wsd on this machine, with a Redis of its own and without authentication
+	@$(BIN)/wsd dev $(ARGS)
+
+test: $(VENV)/installed ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed ## look for mistakes and for lines that are formatted otherwise
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(VENV)/installed ## mend what lint finds, as far as that can be done by machine
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(VENV)/installed ## check the types
+	$(BIN)/mypy
+
+check: lint types test ## all that CI runs
+
+bench: $(VENV)/installed ## measure wsd and others beside it: two minutes, two cores
+	$(BIN)/python -m bench quick $(ARGS)
+
+bench-full: $(VENV)/installed ## measure the whole grid: about forty minutes
+	$(BIN)/python -m bench full $(ARGS)
+
+bench-micro: $(VENV)/installed ## measure what single steps cost: make bench-micro ARGS=--fast
+	$(BIN)/python -m bench.micro $(ARGS)
+
+bench-locust: $(VENV)/installed ## Locust's web page on port 8089, with a Redis and a wsd of its own
+	$(BIN)/locust -f bench/locustfile.py --wsd-own $(ARGS)
+
+# A shim of pyenv may be on PATH without a Python behind it, so each candidate is asked.
+test-all: ## run the tests on CPython 3.11, 3.12 and 3.13, where present
+	@ran=; \
+	for version in $(VERSIONS); do \
+		for python in python$$version $${PYENV_ROOT:+$$PYENV_ROOT/versions/$$version.*/bin/python} none; do \
+			"$$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null && break; \
+		done; \
+		if [ "$$python" = none ]; then \
+			echo "CPython $$version is not on this machine: left out"; \
+		else \
+			echo "CPython $$version: $$python"; \
+			$(MAKE) --no-print-directory VENV=.venv-$$version PYTHON="$$python" test || exit 1; \
+			ran="$$ran $$version"; \
+		fi; \
+	done; \
+	if [ -z "$$ran" ]; then echo "None of $(VERSIONS) is on this machine."; exit 1; fi; \
+	echo "Passed on CPython$$ran."
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
+		'wsd needs Python 3.11 or later and $(PYTHON) is %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"
+	@echo "Installing into $(VENV), which takes half a minute ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --require-hashes -r constraints.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# constraints.txt has three parts, so that the image can stop after the first: what wsd runs with, what it is built
+# with, and what it is developed and tested with. The versions are those that all three agree on.
+UV_VERSION := 0.13.9
+LOCK := $(VENV)-lock
+COMPILE := $(LOCK)/bin/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	--universal --python-version 3.11 --generate-hashes pyproject.toml
+# Leave out what the files named before hold already.
+WITHOUT = $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' $(1))
+
+lock: ## pin the newest versions that pyproject.toml allows, with their hashes, in constraints.txt
+	@$(PYTHON) -m venv --clear $(LOCK)
+	@$(LOCK)/bin/python -m pip --disable-pip-version-check --quiet install uv==$(UV_VERSION)
+	@cd $(LOCK) && rm -f all run build test
+	@$(COMPILE) --all-extras --output-file $(LOCK)/all
+	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/run
+	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/build --extra build \
+		$(call WITHOUT,$(LOCK)/run)
+	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/test --all-extras \
+		$(call WITHOUT,$(LOCK)/run $(LOCK)/build)
+	@{ \
+		echo "# Every distribution that wsd is run, built and tested with: its version, and the hashes of all its files."; \
+		echo "# Made by \`make lock\`. Each part needs the parts above it."; \
+		echo; echo "# --- run"; cat $(LOCK)/run; \
+		echo; echo "# --- build"; cat $(LOCK)/build; \
+		echo; echo "# --- test"; cat $(LOCK)/test; \
+	} > constraints.txt
+	@rm -r $(LOCK)
+
+clean: ## remove what was made
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

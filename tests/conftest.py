@@ -1,0 +1,72 @@
+"""How the tests run: coroutines on uvloop, and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvloop
+
+from tests.servers import Daemon, RedisServer
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine function on an event loop of its own, the one that the daemon uses."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    problems: list[dict[str, object]] = []
+
+    async def watched() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        await pyfuncitem.obj(**arguments)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(watched())
+    assert not problems, f"the loop caught exceptions: {problems}"
+    return True
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """A Redis that the tests share; they don't harm it, and each uses channels of its own."""
+    server = RedisServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def make_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Makes Redis servers that the test may kill, freeze and configure."""
+    servers: list[RedisServer] = []
+
+    def make(*options: str) -> RedisServer:
+        servers.append(RedisServer(*options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.remove()
+
+
+@pytest.fixture
+def own_redis(make_redis: Callable[..., RedisServer]) -> RedisServer:
+    """A Redis that the test may kill and freeze."""
+    return make_redis()
+
+
+@pytest.fixture
+def start_daemon() -> Iterator[Callable[..., Daemon]]:
+    """Starts ``wsd serve`` in processes of their own."""
+    daemons: list[Daemon] = []
+
+    def start(*flags: str, **environment: str) -> Daemon:
+        daemons.append(Daemon(*flags, **environment))
+        return daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        daemon.kill()
