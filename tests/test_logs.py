@@ -1,0 +1,214 @@
+"""The log is held to one line per event, whatever the event holds, and to its bounded rate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from wsd.logs import BoundedLogger, JSONFormatter, set_level, setup
+
+NASTY = [
+    "two\nlines",
+    "carriage\rreturn",
+    "\x1b[31mred\x1b[0m",
+    "\x00\x07\x7f\x85",
+    "\u2028\u202e",
+    'quotes " and \\',
+    "%s %d %",
+    "é\N{GRINNING FACE}",
+    "\ud800",
+    "",
+]
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What was written to standard error. Leaves the logging of the tests as it was."""
+    root = logging.getLogger()
+    names = ["wsd", "wsd.x", "websockets", "asyncio"]
+    handlers, root.handlers = root.handlers, []
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield lambda: capsys.readouterr().err
+    root.handlers = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def entries(text: str) -> list[dict[str, Any]]:
+    """Parse JSON lines, strictly."""
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text[:-1].split("\n")]
+
+
+# JSON
+
+
+def test_an_event_is_one_json_object_on_a_line(log: Callable[[], str]) -> None:
+    setup("info", "json")
+    before = time.time()
+    logging.getLogger("wsd.x").warning("%d connections of %a", 2, "ann\n")
+    (entry,) = entries(log())
+    assert list(entry) == ["time", "level", "logger", "message"]
+    assert (entry["level"], entry["logger"], entry["message"]) == ("warning", "wsd.x", "2 connections of 'ann\\n'")
+    moment = datetime.strptime(entry["time"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    assert moment.timestamp() == pytest.approx(before, abs=5)
+
+
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
+@pytest.mark.parametrize("how", ["%s", "%a", "%r"])
+def test_json_lines_parse_whatever_the_message(text: str, how: str, log: Callable[[], str]) -> None:
+    setup("info", "json")
+    logging.getLogger("wsd.x").info(f"it says {how}", text)
+    logging.getLogger("wsd.x").info("next")
+    first, second = entries(log())
+    assert first["message"] == "it says " + how % text
+    assert second["message"] == "next"
+
+
+@settings(deadline=None)
+@given(st.text(), st.text())
+@example("\ud800", "\udfff")
+def test_any_record_is_one_line_that_parses(message: str, name: str) -> None:
+    record = logging.LogRecord(name, logging.ERROR, __file__, 1, message, None, None)
+    line = JSONFormatter().format(record)
+    assert not set(line) & set("\n\r\0\x1b")
+    entry = json.loads(line.encode())
+    assert (entry["message"], entry["logger"]) == (message, name)
+
+
+def test_a_traceback_stays_within_the_line(log: Callable[[], str]) -> None:
+    setup("info", "json")
+    try:
+        raise ValueError("bad\nvalue \udcff")
+    except ValueError:
+        logging.getLogger("wsd.x").exception("it failed")
+    (entry,) = entries(log())
+    assert entry["message"] == "it failed"
+    assert entry["traceback"].startswith("Traceback")
+    assert entry["traceback"].endswith("ValueError: bad\nvalue \udcff")
+
+
+# Text
+
+
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
+def test_what_others_say_forges_no_line_if_it_is_logged_as_the_rule_is(text: str, log: Callable[[], str]) -> None:
+    setup("info", "text")
+    logging.getLogger("wsd.x").info("a client says %a", f"{text}\n2026-01-01 00:00:00,000 ERROR wsd: forged")
+    (line,) = log().splitlines()
+    assert line.isascii()
+    assert line.isprintable()
+    assert " INFO    wsd.x: a client says '" in line
+
+
+def test_the_time_is_utc_in_text_too(log: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        setup("info", "text")
+        logging.getLogger("wsd.x").info("x")
+        moment = datetime.strptime(log()[:19], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert moment.timestamp() == pytest.approx(time.time(), abs=5)
+
+
+# Levels
+
+
+@pytest.mark.parametrize(("level", "said"), [("debug", "dwie"), ("info", "wie"), ("warning", "we"), ("error", "e")])
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_the_level_is_that_of_wsd(level: str, said: str, format: str, log: Callable[[], str]) -> None:
+    setup(level, format)
+    for number, letter in ((10, "d"), (30, "w"), (20, "i"), (40, "e")):
+        logging.getLogger("wsd.x").log(number, "letter %s", letter)
+    assert [line.split("letter ")[1][0] for line in log().splitlines()] == list(said)
+
+
+def test_the_level_can_be_changed_later(log: Callable[[], str]) -> None:
+    setup("warning", "text")
+    set_level("info")
+    logging.getLogger("wsd.x").info("now")
+    set_level("error")
+    logging.getLogger("wsd.x").warning("not now")
+    assert len(log().splitlines()) == 1
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+@pytest.mark.parametrize("name", ["websockets", "websockets.server", "websockets.client", "asyncio", "redis", "any"])
+def test_libraries_say_only_what_somebody_should_look_at(name: str, level: str, log: Callable[[], str]) -> None:
+    """At DEBUG websockets logs paths, headers and payloads: tokens, that is."""
+    setup(level, "text")
+    logging.getLogger(name).debug("token")
+    logging.getLogger(name).info("token")
+    logging.getLogger(name).warning("look")
+    assert [line[-4:] for line in log().splitlines()] == ["look"]
+
+
+def test_setting_up_twice_does_not_say_things_twice(log: Callable[[], str]) -> None:
+    setup("info", "text")
+    setup("info", "json")
+    logging.getLogger("wsd.x").info("once")
+    assert len(entries(log())) == 1
+
+
+# The bounded logger
+
+
+class Bounded:
+    """A bounded logger, its clock and what it logged."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture, rate: float) -> None:
+        self.now = 0.0
+        self.logger = BoundedLogger(logging.getLogger("wsd.refusals"), lambda: self.now, rate)
+        self.caplog = caplog
+
+    def warn(self, kind: str, times: int = 1) -> list[str]:
+        """Warn some times; return the lines that it made."""
+        self.caplog.clear()
+        for _ in range(times):
+            self.logger.warning(kind, "%s of %a", kind, "ann")
+        return self.caplog.messages
+
+
+@pytest.fixture
+def bounded(caplog: pytest.LogCaptureFixture) -> Bounded:
+    return Bounded(caplog, rate=1.0)
+
+
+def test_an_event_of_a_kind_is_logged_once_in_a_second(bounded: Bounded) -> None:
+    assert bounded.warn("forged") == ["forged of 'ann'"]
+    assert bounded.caplog.records[0].levelno == logging.WARNING
+    assert bounded.caplog.records[0].name == "wsd.refusals"
+    bounded.now = 0.99
+    assert bounded.warn("forged", times=10_000) == []
+    bounded.now = 1.0
+    assert bounded.warn("forged") == ["forged of 'ann' (and 10000 more of this kind since the last line)"]
+    bounded.now = 2.0
+    assert bounded.warn("forged") == ["forged of 'ann'"]
+
+
+def test_kinds_do_not_silence_each_other(bounded: Bounded) -> None:
+    assert bounded.warn("forged", times=2) == ["forged of 'ann'"]
+    assert bounded.warn("full", times=2) == ["full of 'ann'"]
+    bounded.now = 1.5
+    assert bounded.warn("full") == ["full of 'ann' (and 1 more of this kind since the last line)"]
+
+
+@pytest.mark.parametrize(("rate", "interval"), [(0.25, 4.0), (8.0, 0.125)])
+def test_the_rate_is_lines_per_second(rate: float, interval: float, caplog: pytest.LogCaptureFixture) -> None:
+    bounded = Bounded(caplog, rate)
+    lines = 0
+    for step in range(100):
+        bounded.now = step * interval / 4
+        lines += len(bounded.warn("forged"))
+    assert lines == 25

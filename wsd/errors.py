@@ -1,0 +1,76 @@
+"""The exceptions of wsd.
+
+::
+
+    WsdError
+    ├── SettingsError       wrong settings: one line per mistake, exit status 2
+    ├── StartupError        right settings, but the machine says no (a port is taken): exit status 1
+    ├── TokenError          a token that grants nothing
+    ├── CommandError        a command that can't do what it was asked to: exit status 1 or 2
+    ├── RequestError        a client's request that is answered with an ``error`` message
+    └── LinkError           the link to Redis could not be made, or was lost
+
+Exceptions of libraries are mapped to these at the edge where the library is called.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CommandError", "LinkError", "RequestError", "SettingsError", "StartupError", "TokenError", "WsdError"]
+
+
+class WsdError(Exception):
+    """Base class of everything that wsd raises on purpose."""
+
+
+class SettingsError(WsdError):
+    """The settings can't be used.
+
+    Args:
+        mistakes: one line for each mistake: which setting, what was given, what is allowed.
+            Secrets are masked in them.
+    """
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class StartupError(WsdError):
+    """The daemon can't start although its settings are right, for example because a port is taken."""
+
+
+class CommandError(WsdError):
+    """A command can't do what it was asked to. Its text is one line for the user, without secrets.
+
+    Args:
+        line: what happened and what to do about it.
+        status: the exit status: 1, or 2 for wrong arguments.
+    """
+
+    def __init__(self, line: str, status: int = 1) -> None:
+        super().__init__(line)
+        self.status = status
+
+
+class TokenError(WsdError):
+    """A token was refused. The text says why, for the log, and never holds a part of the token."""
+
+
+class RequestError(WsdError):
+    """A request was refused with an ``error`` message.
+
+    Args:
+        code: the slug of PROTOCOL.md, for example ``invalid_topic``.
+        message: what happened and what to do about it, for the client.
+        id: the request's ``id``, where it could be read.
+    """
+
+    def __init__(self, code: str, message: str, id: str | int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.id = id
+
+
+class LinkError(WsdError):
+    """The link to Redis could not be made, or was lost. The text says why, without credentials."""
