@@ -1,0 +1,346 @@
+"""Tests of the Redis URL: what it is taken for, what is refused, and that no password of it is shown."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wsd.redis.address import (
+    FORMS,
+    Address,
+    Cluster,
+    Sentinel,
+    Standalone,
+    addresses,
+    check_url,
+    has_password,
+    is_sharded,
+    mask_url,
+    parse_address,
+    parse_deployment,
+    tls_options,
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://localhost", Address("localhost")),
+        ("redis://localhost/", Address("localhost")),
+        ("REDIS://localhost", Address("localhost")),
+        ("redis://127.0.0.1:6380/15", Address("127.0.0.1", 6380)),
+        ("redis://[::1]:6379/0", Address("::1")),
+        ("redis://user:p%40ss@redis:6379/0", Address("redis", username="user", password="p@ss")),
+        ("redis://:p%2Fss@redis", Address("redis", password="p/ss")),
+        ("redis://redis?db=3&username=u&password=p", Address("redis", username="u", password="p")),
+        ("unix:///run/redis/redis.sock", Address(path="/run/redis/redis.sock")),
+        ("unix://:pw@/run/redis/redis.sock?db=2", Address(path="/run/redis/redis.sock", password="pw")),
+    ],
+)
+def test_urls(url: str, address: Address) -> None:
+    assert parse_address(url) == address
+    assert parse_deployment(url) == Standalone(address)
+
+
+ONE, TWO = Address("10.0.0.1", 26379), Address("10.0.0.2", 26380)
+
+
+@pytest.mark.parametrize(
+    ("url", "deployment"),
+    [
+        ("redis+sentinel://10.0.0.1/mymaster", Sentinel((ONE,), "mymaster", Address())),
+        ("REDIS+Sentinel://10.0.0.1,10.0.0.2:26380/My-m_1.x/3", Sentinel((ONE, TWO), "My-m_1.x", Address())),
+        ("redis+sentinel://10.0.0.1,10.0.0.1:26379/m", Sentinel((ONE,), "m", Address())),
+        (
+            "redis+sentinel://u:p%2C%40@10.0.0.1,[::1]:1/m?sentinel_username=s&sentinel_password=t%26",
+            Sentinel(
+                (
+                    Address("10.0.0.1", 26379, username="s", password="t&"),
+                    Address("::1", 1, username="s", password="t&"),
+                ),
+                "m",
+                Address(username="u", password="p,@"),
+            ),
+        ),
+        (
+            "redis+sentinel://:p,w@10.0.0.1/m",
+            Sentinel((ONE,), "m", Address(password="p,w")),
+        ),
+        ("redis+cluster://h", Cluster((Address("h"),))),
+        ("redis+cluster://h:7000/", Cluster((Address("h", 7000),))),
+        (
+            "redis+cluster://:pw@h,[fe80::1]:7000/0",
+            Cluster((Address("h", password="pw"), Address("fe80::1", 7000, password="pw"))),
+        ),
+    ],
+)
+def test_urls_of_several_servers(url: str, deployment: Sentinel | Cluster) -> None:
+    assert parse_deployment(url) == deployment
+    with pytest.raises(ValueError, match="the URL of one server"):
+        parse_address(url)
+
+
+def test_the_same_login_at_another_place() -> None:
+    address = parse_address("rediss://u:p@h")
+    there = address.at("elsewhere", 7)
+    assert (there.host, there.port) == ("elsewhere", 7)
+    assert there.at("h", 6379) == address
+    assert Address(path="/run/redis.sock").at("h", 6379) == Address("h")
+
+
+def test_which_pubsub() -> None:
+    standalone, cluster = parse_deployment("redis://h"), parse_deployment("redis+cluster://h")
+    assert [is_sharded(standalone, kind) for kind in ("auto", "classic", "sharded")] == [False, False, True]
+    assert [is_sharded(cluster, kind) for kind in ("auto", "classic", "sharded")] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", FORMS),
+        ("redis", FORMS),
+        ("http://h", FORMS),
+        ("redis:/h", FORMS),
+        ("redis://", "a host"),
+        ("redis://:pw@", "a host"),
+        ("redis:///0", "a host"),
+        ("redis://h:0", "a port from 1 to 65535"),
+        ("redis://h:65536", "a port from 1 to 65535"),
+        ("redis://h:x", "a port from 1 to 65535"),
+        ("redis://:hunter/2@h", "a port from 1 to 65535"),
+        ("redis://[::1", "a port from 1 to 65535"),
+        ("redis://h/x", "nothing or the number of a database"),
+        ("redis://h/1/2", "nothing or the number of a database"),
+        ("redis://h?db=x", "after db= only what matches [0-9]+"),
+        ("redis://h?database=1", "only these after ?: db, password, username"),
+        ("redis://h?ssl_ca_certs=x", "only these after ?"),
+        ("rediss://h?ssl_cert_reqs=never", "after ssl_cert_reqs= only"),
+        ("redis://:hunter#2@h", "a URL without #"),
+        ("redis://:hunter 2@h", "a URL without white space"),
+        ("redis://h\n", "a URL without white space"),
+        ("unix://", "the path of a socket"),
+        ("unix:///", "the path of a socket"),
+        ("unix://run/redis.sock", "the path of a socket after three slashes"),
+        ("unix:/run/redis.sock", FORMS),
+        ("unix://:hunter℀2@/run/redis.sock", "a port from 1 to 65535"),  # urlsplit's own text would repeat it
+        ("redis://h1,h2", "one host; a list of them is for redis+sentinel"),
+        ("sentinel://h/m", FORMS),
+        ("redis+sentinels://h/m", FORMS),
+        ("redis+://h/m", FORMS),
+        ("unix+cluster://h", FORMS),
+        ("redis+sentinel:///m", "a host after // and after each comma, as in redis+sentinel://10.0.0.1:26379,"),
+        ("redis+sentinel://h,/m", "a host after // and after each comma"),
+        ("redis+sentinel://h1,,h2/m", "a host after // and after each comma"),
+        ("redis+sentinel://,h/m", "a host after // and after each comma"),
+        ("redis+sentinel://u:hunter2@,h/m", "a host after // and after each comma"),
+        ("redis+sentinel://h1,:1/m", "a host after // and after each comma"),
+        ("redis+sentinel://h:0/m", "a port from 1 to 65535"),
+        ("redis+sentinel://h1:1,h2:65536/m", "a port from 1 to 65535"),
+        ("redis+sentinel://h1,h2:x/m", "a port from 1 to 65535"),
+        ("redis+sentinel://:hunter/2@h/m", "a port from 1 to 65535"),
+        ("redis+sentinel://[::1,h/m", "a port from 1 to 65535"),
+        ("redis+sentinel://u:hunter2@h1,u:hunter2@h2/m", "one USER:PASSWORD@ before the first host"),
+        ("redis+sentinel://:hun@ter2@h/m", "one USER:PASSWORD@ before the first host, for all of them, and @"),
+        ("redis+sentinel://h", "the name of the master"),
+        ("redis+sentinel://h/", "the name of the master"),
+        ("redis+sentinel://h//0", "the name of the master"),
+        ("redis+sentinel://h/my%20master", "the name of the master"),
+        ("redis+sentinel://h/m:1", "the name of the master"),
+        ("redis+sentinel://h/m,h2", "the name of the master"),
+        ("redis+sentinel://h/m/x", "the name of the master"),
+        ("redis+sentinel://h/m/0/0", "the name of the master"),
+        ("redis+sentinel://h/m?db=1", "only these after ?: password, sentinel_password, sentinel_username, username"),
+        ("redis+sentinel://h/m?sentinel_password=", "after sentinel_password= only"),
+        ("redis+sentinel://h/m?ssl_cert_reqs=none", "only these after ?"),
+        ("redis+sentinel://h/m#hunter2", "a URL without #"),
+        ("redis+cluster://", "a host after // and after each comma, as in redis+cluster://10.0.0.1:7000,"),
+        ("redis+cluster://h:1,", "a host after // and after each comma"),
+        ("redis+cluster://h:7000:7001", "a port from 1 to 65535"),
+        ("redis+cluster://h/1", "nothing or /0"),
+        ("redis+cluster://h/mymaster", "nothing or /0"),
+        ("redis+cluster://h?sentinel_password=hunter2", "only these after ?: password, username"),
+        ("rediss+cluster://h?db=1", "only these after ?: password, ssl_ca_certs"),
+    ],
+)
+def test_urls_that_are_refused(url: str, reason: str) -> None:
+    for refuse in (check_url, parse_deployment, parse_address):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is the next line's
+            refuse(url)
+        assert str(caught.value).startswith(reason)
+        assert "hunter" not in str(caught.value)
+
+
+SCHEMES = ["redis", "rediss", "unix", "redis+sentinel", "rediss+cluster"]
+
+
+@given(st.sampled_from(SCHEMES), st.text(st.sampled_from("ah1,:@/?[]%&=.-_0\u2100"), max_size=16))
+def test_whatever_it_is_it_is_taken_or_refused(scheme: str, rest: str) -> None:
+    url = f"{scheme}://{rest}"
+    try:
+        check_url(url)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011 - its text is constant
+            parse_deployment(url)
+        return
+    for server in addresses(parse_deployment(url))[:1]:
+        assert server.path or (server.host and 1 <= server.port <= 65535)
+
+
+# TLS
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "REDISS"])
+@pytest.mark.parametrize(
+    ("query", "mode", "check_hostname"),
+    [
+        ("", ssl.CERT_REQUIRED, True),
+        ("?ssl_check_hostname=true", ssl.CERT_REQUIRED, True),
+        ("?ssl_check_hostname=false", ssl.CERT_REQUIRED, False),
+        ("?ssl_cert_reqs=optional", ssl.CERT_OPTIONAL, False),
+        ("?ssl_cert_reqs=none", ssl.CERT_NONE, False),
+        ("?ssl_cert_reqs=none&ssl_check_hostname=true", ssl.CERT_NONE, False),
+    ],
+)
+def test_tls(scheme: str, query: str, mode: ssl.VerifyMode, check_hostname: bool) -> None:
+    tls = parse_address(f"{scheme}://h{query}").tls
+    assert tls is not None
+    assert (tls.verify_mode, tls.check_hostname) == (mode, check_hostname)
+
+
+@pytest.mark.parametrize("url", ["rediss+sentinel://h1,h2/m", "rediss+cluster://h1,h2"])
+def test_tls_to_every_server(url: str) -> None:
+    url += "?ssl_cert_reqs=optional&ssl_check_hostname=false"
+    contexts = {server.tls for server in addresses(parse_deployment(url))}
+    assert len(contexts) == 1
+    assert contexts.pop().verify_mode == ssl.CERT_OPTIONAL  # type: ignore[union-attr]
+    assert tls_options(url) == {"ssl_cert_reqs": "optional", "ssl_check_hostname": False}
+    assert {server.tls for server in addresses(parse_deployment(url.replace("rediss", "redis").split("?")[0]))} == {
+        None
+    }
+
+
+def test_certificates_are_loaded_when_the_url_is_taken_apart(tmp_path: Path) -> None:
+    file = tmp_path / "file.pem"
+    file.write_text("no certificate")
+    for option in ("ssl_ca_certs", "ssl_certfile"):
+        for path in (file, tmp_path / "none"):
+            url = f"rediss://:hunter2@h?{option}={path}&ssl_password=hunter2"
+            check_url(url)
+            with pytest.raises(ValueError, match="a certificate or key file can't be used: ") as caught:
+                parse_address(url)
+            assert "hunter2" not in str(caught.value)
+
+
+# Showing
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:hunter2@h/0", "redis://h:6379"),
+        ("rediss://[::1]:1?password=hunter2", "rediss://[::1]:1"),
+        ("unix://:hunter2@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+    ],
+)
+def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
+    address = parse_address(url)
+    assert str(address) == str(Standalone(address)) == shown
+    assert "hunter2" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:hunter2@h/0", "redis://h:6379"),
+        (
+            "rediss+sentinel://u:hunter2@10.0.0.1,[::1]:2/mymaster?sentinel_password=hunter2",
+            "the master mymaster of Sentinel at 10.0.0.1:26379, [::1]:2",
+        ),
+        ("redis+cluster://u:hunter2@10.0.0.1:7000,10.0.0.2:7001", "the cluster at 10.0.0.1:7000, 10.0.0.2:7001"),
+    ],
+)
+def test_what_is_shown_of_a_deployment(url: str, shown: str) -> None:
+    deployment = parse_deployment(url)
+    assert str(deployment) == shown
+    assert "hunter2" not in repr(deployment)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://user:hunter2@h:6379/0", "redis://***@h:6379/0"),
+        ("redis://hunter2@h", "redis://***@h"),
+        ("redis://[::1]:6379/0?db=1&password=hunter2", "redis://[::1]:6379/0?db=1&***"),
+        ("rediss://h?ssl_ca_certs=/ca.pem&ssl_password=hunter2", "rediss://h?ssl_ca_certs=/ca.pem&***"),
+        ("unix://:hunter2@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
+        ("redis://:hunter/2?@h", "redis://***"),
+        ("redis://:hunter2", "redis://***"),
+        ("redis://h?hunter2", "redis://h?***"),
+        ("redis://h?db=1#hunter2", "redis://h?***"),
+        ("redis://h#hunter2", "redis://***"),
+        (":hunter2@h", "***"),
+        ("u:hunter2@h://x", "***"),
+        ("redis://h?password=a@hunter2", "redis://***"),
+        ("redis+sentinel://h1:1,[::1]:2/my-master/0", "redis+sentinel://h1:1,[::1]:2/my-master/0"),
+        ("redis+sentinel://u:hunter2@h1,h2/m", "redis+sentinel://***@h1,h2/m"),
+        (
+            "rediss+sentinel://h/m?sentinel_username=hunter2&ssl_cert_reqs=none",
+            "rediss+sentinel://h/m?***&ssl_cert_reqs=none",
+        ),
+        ("redis+sentinel://h/m?sentinel_password=a@hunter2", "redis+sentinel://***"),
+        ("redis+sentinel://u:a@h1,u:hunter2@h2/m", "redis+sentinel://***@h2/m"),
+        ("redis+sentinel://:hunter2/m", "redis+sentinel://***"),
+        ("redis+sentinel://h1,:hunter2/m", "redis+sentinel://***"),
+        ("redis+sentinel://h/m/hunter2", "redis+sentinel://***"),
+        ("redis+cluster://u:hunter2@h1:7000,h2:7001", "redis+cluster://***@h1:7000,h2:7001"),
+        ("redis+cluster://h/hunter2", "redis+cluster://***"),
+        ("redis+cluster://h1,h2:hunter2", "redis+cluster://***"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    assert mask_url(url) == shown
+
+
+@given(
+    st.text(),
+    st.text(),
+    st.sampled_from(["redis", "rediss", "unix", "http", "redis+sentinel", "rediss+sentinel", "redis+cluster"]),
+)
+@example("a/b", "", "redis")
+@example("a#b", "", "unix")
+@example("a@", "", "redis")
+@example("?@", ",h/m", "redis+sentinel")
+def test_no_password_is_shown_however_it_is_written(before: str, after: str, scheme: str) -> None:
+    password = f"{before}hunter2{after}"
+    for url in (
+        f"{scheme}://u:{password}@h/0",
+        f"{scheme}://u:{password}@h1:1,h2:2/m",
+        f"{scheme}://h/0?password={password}",
+        f"{scheme}://h1,h2/m?sentinel_password={password}",
+    ):
+        assert "hunter2" not in mask_url(url)
+        assert has_password(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("redis://u:hunter2@h", True),
+        ("redis://:hunter2@h", True),
+        ("redis://h?password=hunter2", True),
+        ("rediss://h?ssl_p%61ssword=hunter2", True),
+        ("redis+sentinel://h1,h2/m?sentinel_password=hunter2", True),
+        ("rediss+cluster://u:hunter2@h1,h2", True),
+        ("redis+sentinel://h1:1,h2:2/m", False),
+        ("redis+cluster://user@h1:1,h2:2", False),
+        ("redis://user@h:6379/0", False),
+        ("rediss://[::1]:6379/0?db=1", False),
+    ],
+)
+def test_a_password_is_found(url: str, found: bool) -> None:
+    assert has_password(url) is found

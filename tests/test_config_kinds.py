@@ -1,0 +1,93 @@
+"""Tests of the kinds of values: which are taken, in which forms, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from wsd.config import Settings, load
+from wsd.config.kinds import MAX_GIVEN, nearest, quoted
+from wsd.errors import SettingsError
+
+OPEN = {"auth": "none"}  # these tests are not about the key
+
+
+def test_every_form_of_a_value() -> None:
+    given = {
+        "auth": "NONE",
+        "max_backlog": "1.5 MiB",
+        "max_message_size": "70000",
+        "gap_notices": "off",
+        "jwt_algorithms": "RS256, ES256,RS256",
+        "allowed_origins": "https://Example.org, http://localhost:8080,null",
+        "ping_interval": "0.5",
+        "log_level": "WARNING",
+        "pubsub": "Sharded",
+        "channel_prefix": "app:",
+        "jwt_audience": "api://wsd",
+    }
+    settings = Settings.model_validate(given)
+    assert settings.auth == "none"
+    assert settings.max_backlog == 1_572_864
+    assert settings.max_message_size == 70_000
+    assert settings.gap_notices is False
+    assert settings.jwt_algorithms == ("RS256", "ES256")
+    assert settings.allowed_origins == ("https://example.org", "http://localhost:8080", "null")
+    assert settings.ping_interval == 0.5
+    assert settings.log_level == "warning"
+    assert settings.pubsub == "sharded"
+    assert settings.channel_prefix == "app:"
+    assert settings.jwt_audience == "api://wsd"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("host", ["", "a b", "[::1]", "a,b", "a\nb", "http://x", 7]),
+        ("port", ["", "-1", "65536", "http", "1.5", True, None, [1]]),
+        ("redis_heartbeat", ["0", "-1", "nan", "inf", "86401", "5s", "", True]),
+        ("redis_url", ["", "http://h", "redis://", "redis://h#x", "redis+sentinel://h", "redis+cluster://h,", 5]),
+        ("pubsub", ["", "shard", True, 1]),
+        ("channel_prefix", ["_", "__key", "a b", "a\tb", "a\u00a0b", "x" * 257, "\udcff", 1]),
+        ("auth", ["", "jwt2", True, 1]),
+        ("jwt_audience", ["", 5, "\udcff"]),
+        ("jwt_leeway", ["-1", "301", "nan"]),
+        ("require_topics_claim", ["maybe", "", 2]),
+        ("jwt_algorithms", ["", ",", "none", "hs256", "HS256,RS256", "HS256,none", 5, [5]]),
+        (
+            "allowed_origins",
+            ["*", "https://*.example.org", "https://a.org/", "a.org", "https://a.org/x", "https://", 5],
+        ),
+        ("max_connections", ["-1", "10000001", "x"]),
+        ("max_message_size", ["1023", "2GiB", "64KiB or so", "-5", "64 apples", "", "1e5", True, 5000.5]),
+        ("max_request_rate", ["-1", "inf", "x"]),
+        ("max_topics", ["0", "x"]),
+        ("drain_seconds", ["-0.1", "inf"]),
+        ("log_level", ["loud", "", 10]),
+        ("log_format", ["xml"]),
+    ],
+)
+def test_values_that_are_refused(name: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(ValidationError) as refused:
+            Settings.model_validate({**OPEN, name: value})
+        assert {error["loc"][0] for error in refused.value.errors()} == {name}
+        if value is None:  # a flag that was not given
+            continue
+        with pytest.raises(SettingsError) as caught:
+            load({**OPEN, name: value}, environ={})
+        (line,) = caught.value.mistakes
+        assert line.startswith(f"{name}: ")
+        assert f"in --{name.replace('_', '-')}; allowed: " in line
+        assert line.isprintable()
+
+
+def test_the_beginning_of_a_long_value_is_repeated() -> None:
+    assert quoted("a\nb\udcff") == r"'a\nb\udcff'"
+    assert quoted("x" * 10_000) == f"'{'x' * 76}..."
+    assert len(quoted(["x"] * 10_000)) == MAX_GIVEN
+
+
+def test_names_that_are_near_to_nothing_get_no_proposal() -> None:
+    assert nearest("prot", ["host", "port"]) == "; did you mean port?"
+    assert nearest("xyzzy", ["host", "port"]) == ""

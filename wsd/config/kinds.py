@@ -1,0 +1,210 @@
+"""The kinds of values that a setting may have, each with the words for what it allows.
+
+Where a validator here raises a bare ValueError, those words are the whole answer; the text of any other ValueError
+takes their place. What was given is repeated in one readable line, whatever it was.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, Secret, SecretStr
+from pydantic_settings import NoDecode
+
+from wsd.keys import ALGORITHMS
+from wsd.redis.address import FORMS, check_url, mask_url
+
+__all__ = [
+    "Algorithms",
+    "Allowed",
+    "Auth",
+    "BacklogSize",
+    "Count",
+    "CountOrNone",
+    "Host",
+    "Key",
+    "KeyFile",
+    "Leeway",
+    "LogFormat",
+    "LogLevel",
+    "MessageSize",
+    "Origins",
+    "Port",
+    "Prefix",
+    "PubSub",
+    "Rate",
+    "RedisUrl",
+    "Seconds",
+    "SecondsOrNone",
+    "Switch",
+    "Text",
+    "Url",
+    "nearest",
+    "quoted",
+]
+
+DAY = 86_400  # seconds; no time here is meant to be longer, and a timer can carry it
+
+MAX_GIVEN = 80  # characters of a refused value that a mistake repeats: enough to recognise it, and one line
+
+
+class Allowed(NamedTuple):
+    """What a setting accepts, for its mistake, ``--help`` and the README. Travels in the field's metadata."""
+
+    text: str
+
+
+class RedisUrl(Secret[str]):
+    """The URL of a Redis, printed without its user, its password and whatever else may be secret in it.
+
+    ``get_secret_value()`` is the URL as `wsd.redis.address.parse_deployment` takes it.
+    """
+
+    def _display(self) -> str:
+        return mask_url(self.get_secret_value())
+
+
+def quoted(value: object) -> str:
+    """Repeat a value, escaped and cut to a length that leaves the line readable."""
+    shown = repr(str(value) if isinstance(value, Path) else value)
+    return shown if len(shown) <= MAX_GIVEN else f"{shown[: MAX_GIVEN - 3]}..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Propose the known name that is most like `name`; an empty text if none is."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+# Before pydantic's own validation: other ways of writing a value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _items(value: object) -> object:
+    # From a flag, the environment or a credential it is one text; from TOML an array, if one likes.
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _size(value: object) -> object:
+    # ByteSize looks at the start only and takes "64KiB or so" for 64KiB.
+    if isinstance(value, str) and not re.fullmatch(r"\s*\d+(\.\d+)?\s*([kmgt]i?)?b?\s*", value, re.IGNORECASE):
+        raise ValueError
+    return value
+
+
+# After it: rules of our own
+
+
+def _solid(value: str) -> str:
+    if not value.isprintable() or " " in value:
+        raise ValueError
+    return value
+
+
+def _host(value: str) -> str:
+    if re.search(r"[\[/,]", value):
+        raise ValueError
+    return _solid(value)
+
+
+def _prefix(value: str) -> str:
+    # With a prefix of `_` a topic `_keyspace@0__:x` would be a channel that Redis itself writes to.
+    if value.startswith("_"):
+        raise ValueError
+    return _solid(value)
+
+
+def _redis_url(value: RedisUrl) -> RedisUrl:
+    check_url(value.get_secret_value())
+    return value
+
+
+def _algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        if name not in ALGORITHMS:
+            raise ValueError(f"{', '.join(ALGORITHMS)}, unlike {quoted(name)}{nearest(name, ALGORITHMS)}")
+    if not value:
+        raise ValueError
+    # With both families in the list, a public key, which anyone may have, would do as an HMAC secret.
+    if len({name.startswith("HS") for name in value}) > 1:
+        raise ValueError("either HS* alone (shared secret) or others alone (public key)")
+    return tuple(dict.fromkeys(value))
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@*]+", origin.lower()) and origin != "null":
+            raise ValueError(f"scheme://host or scheme://host:port, unlike {quoted(origin)}")
+    # Browsers send an origin's scheme and host in lower case (RFC 6454, section 4).
+    return tuple(dict.fromkeys(origin.lower() for origin in value))
+
+
+# The kinds
+
+Switch = Annotated[bool, Allowed("true or false")]
+Text = Annotated[str | None, Field(min_length=1), Allowed("a text that is not empty")]
+
+Count = Annotated[int, Field(ge=1, le=10**6), Allowed("a whole number from 1 to 1000000")]
+CountOrNone = Annotated[int, Field(ge=0, le=10**7), Allowed("a whole number from 0 to 10000000")]
+Rate = Annotated[float, Field(ge=0, le=10**6, allow_inf_nan=False), Allowed("a number from 0 to 1000000")]
+
+Seconds = Annotated[float, Field(gt=0, le=DAY, allow_inf_nan=False), Allowed("seconds, more than 0 and up to 86400")]
+SecondsOrNone = Annotated[float, Field(ge=0, le=DAY, allow_inf_nan=False), Allowed("seconds from 0 to 86400")]
+Leeway = Annotated[float, Field(ge=0, le=300, allow_inf_nan=False), Allowed("seconds from 0 to 300")]
+
+MessageSize = Annotated[
+    ByteSize, BeforeValidator(_size), Field(ge=2**10, le=2**30), Allowed("a size from 1KiB to 1GiB")
+]
+BacklogSize = Annotated[
+    ByteSize, BeforeValidator(_size), Field(ge=2**10, le=2**34), Allowed("a size from 1KiB to 16GiB")
+]
+
+Host = Annotated[
+    str,
+    Field(min_length=1, max_length=255),
+    AfterValidator(_host),
+    Allowed("a host name or an IP address, IPv6 without brackets"),
+]
+Port = Annotated[int, Field(ge=0, le=65_535), Allowed("a port from 0 to 65535; 0 is any free one")]
+Url = Annotated[RedisUrl, AfterValidator(_redis_url), Allowed(FORMS)]
+PubSub = Annotated[Literal["auto", "classic", "sharded"], BeforeValidator(_lower), Allowed("auto, classic or sharded")]
+Prefix = Annotated[
+    str,
+    Field(max_length=256),
+    AfterValidator(_prefix),
+    Allowed("up to 256 characters without white space and control characters, the first of them not _"),
+]
+Origins = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_items),
+    AfterValidator(_origins),
+    Allowed("a comma list of origins such as https://example.org, without a path"),
+]
+
+Auth = Annotated[Literal["jwt", "none"], BeforeValidator(_lower), Allowed("jwt or none")]
+Algorithms = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_items),
+    AfterValidator(_algorithms),
+    Allowed(f"a comma list of {', '.join(ALGORITHMS)}, HS* not together with others"),
+]
+Key = Annotated[SecretStr | None, Allowed("a shared secret of 32 bytes or more, or a PEM public key")]
+KeyFile = Annotated[Path | None, Allowed("the path of a file that can be read")]
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(_lower),
+    Allowed("debug, info, warning or error"),
+]
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower), Allowed("text or json")]

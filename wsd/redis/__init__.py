@@ -1,0 +1,1 @@
+"""The side of Redis: whom to connect to, and the link."""

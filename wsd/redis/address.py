@@ -1,0 +1,383 @@
+"""Which Redis it is, where, and how to get in: all that is known here about a ``redis_url``.
+
+A URL names a `Deployment`: one server, the Sentinels that know the master's place, or some nodes of a Cluster. Where it
+lists several servers, each is read as a URL of its own, with the login and the options of the whole.
+
+redis-py's ``parse_url`` takes such a URL apart, since it is what users know. It is lenient: it drops the ``x`` of
+``redis://h/x``, takes ``redis://`` for localhost, and cuts a password off at ``#``. So `check_url` comes first. No text
+that is made here holds anything secret of the URL.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from redis.asyncio.connection import parse_url
+
+__all__ = [
+    "FORMS",
+    "Address",
+    "Cluster",
+    "Deployment",
+    "Sentinel",
+    "Standalone",
+    "addresses",
+    "check_url",
+    "has_password",
+    "is_sharded",
+    "mask_url",
+    "parse_address",
+    "parse_deployment",
+    "tls_options",
+]
+
+FORMS = (
+    "redis://HOST:PORT/DB, unix:///PATH, redis+sentinel://HOST:PORT,HOST:PORT/MASTER or"
+    " redis+cluster://HOST:PORT,HOST:PORT; USER:PASSWORD@ after // if need be, rediss in place of redis for TLS"
+)
+
+DEFAULT_PORT = 6379
+
+SENTINEL_PORT = 26379  # Sentinel's own default
+
+
+class Option(NamedTuple):
+    """What may stand after the ``?`` of a URL."""
+
+    pattern: str  # what the value must match
+    schemes: str  # of which URLs
+    secret: bool = False
+
+
+# By redis-py's names, those for Sentinel excepted. The other options of redis-py concern its own client.
+OPTIONS = {
+    "db": Option("[0-9]+", "rediss?|unix"),
+    "password": Option(".+", ".+", secret=True),
+    "sentinel_password": Option(".+", r"rediss?\+sentinel", secret=True),
+    "sentinel_username": Option(".+", r"rediss?\+sentinel", secret=True),
+    "ssl_ca_certs": Option(".+", "rediss.*"),
+    "ssl_cert_reqs": Option("none|optional|required", "rediss.*"),
+    "ssl_certfile": Option(".+", "rediss.*"),
+    "ssl_check_hostname": Option("true|false", "rediss.*"),
+    "ssl_keyfile": Option(".+", "rediss.*"),
+    "ssl_password": Option(".+", "rediss.*", secret=True),
+    "username": Option(".+", ".+", secret=True),
+}
+
+_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
+_MASTER = "[A-Za-z0-9._-]+"  # a name as sentinel.conf permits it
+
+# What of a URL may be shown, beside its options: places, and then a database or the name of a master.
+_PLACE = r"(\[[^]]*\]|[^][:/#,]*)(:[0-9]{1,5})?"
+_PUBLIC = rf"{_PLACE}(,{_PLACE})*(/[0-9]*)?"
+_PUBLIC_SENTINEL = rf"{_PLACE}(,{_PLACE})*(/({_MASTER}(/[0-9]*)?)?)?"
+
+
+# The values
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One Redis server. Printing it never shows the password."""
+
+    host: str = ""
+    port: int = DEFAULT_PORT
+    path: str = ""  # of a unix socket; then host and port don't count
+    username: str = ""  # "" is Redis's user "default"
+    password: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"unix://{self.path}" if self.path else f"{'rediss' if self.tls else 'redis'}://{self.place}"
+
+    @property
+    def place(self) -> str:
+        """Host and port, as a URL has them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def at(self, host: str, port: int) -> Address:
+        """Return another server that takes the same login and speaks TLS if this one does."""
+        return replace(self, host=host, port=port, path="")
+
+
+@dataclass(frozen=True, slots=True)
+class Standalone:
+    """One server."""
+
+    server: Address
+
+    def __str__(self) -> str:
+        return str(self.server)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinel:
+    """A master and its replicas; Sentinels know which is the master."""
+
+    sentinels: tuple[Address, ...]
+    name: str  # of the master, among those that the Sentinels watch
+    master: Address  # login and TLS of master and replicas; its host is empty
+
+    def __str__(self) -> str:
+        return f"the master {self.name} of Sentinel at {_places(self.sentinels)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Redis Cluster; any node knows the others."""
+
+    seeds: tuple[Address, ...]  # the nodes that the URL names
+
+    def __str__(self) -> str:
+        return f"the cluster at {_places(self.seeds)}"
+
+
+Deployment: TypeAlias = Standalone | Sentinel | Cluster
+
+
+def _places(servers: tuple[Address, ...]) -> str:
+    return ", ".join(server.place for server in servers)
+
+
+def addresses(deployment: Deployment) -> tuple[Address, ...]:
+    """Return all that the URL says about servers; the host of Sentinel's master is empty."""
+    match deployment:
+        case Standalone(server):
+            return (server,)
+        case Sentinel(sentinels, _, master):
+            return (*sentinels, master)
+        case Cluster(seeds):
+            return seeds
+
+
+def is_sharded(deployment: Deployment, pubsub: str) -> bool:
+    """Say whether Pub/Sub is sharded.
+
+    Args:
+        deployment: of which Redis.
+        pubsub: the setting: ``auto``, ``classic`` or ``sharded``.
+    """
+    return pubsub == "sharded" or (pubsub == "auto" and isinstance(deployment, Cluster))
+
+
+# Taking a URL apart
+
+
+class _Parts(NamedTuple):
+    """A URL, as far as it can be cut without looking closely."""
+
+    scheme: str
+    login: str  # with the @
+    places: list[str]
+    path: str
+    query: str
+
+    def single(self, place: str) -> str:
+        """Write the URL of one of the places."""
+        return f"{self.scheme.partition('+')[0]}://{self.login}{place}{'?' * bool(self.query)}{self.query}"
+
+
+def _cut(url: str) -> _Parts:
+    scheme, separator, rest = url.partition("://")
+    whole, _, query = rest.partition("?")
+    netloc, slash, path = whole.partition("/")
+    login, at, hosts = netloc.rpartition("@")
+    return _Parts(scheme.lower() if separator else "", login + at, hosts.split(","), slash + path, query)
+
+
+def parse_deployment(url: str) -> Deployment:
+    """Take a URL apart, and load the certificates that it names.
+
+    Args:
+        url: one of the `FORMS`. A database number is accepted and means nothing: Pub/Sub knows no databases.
+
+    Raises:
+        ValueError: if the URL can't be used. The text says what is allowed, or what is wrong with a file, without the
+            URL.
+    """
+    check_url(url)
+    parts = _cut(url)
+    options: dict[str, Any] = dict(parse_url(parts.single("")))
+    login = Address(
+        username=options.get("username") or "",
+        password=options.get("password") or "",
+        tls=_tls(tls_options(url)) if parts.scheme.startswith("rediss") else None,
+    )
+    if parts.scheme == "unix":
+        return Standalone(replace(login, path=unquote(parts.path)))
+    if parts.scheme.endswith("+sentinel"):
+        asked = replace(
+            login, username=options.get("sentinel_username", ""), password=options.get("sentinel_password", "")
+        )
+        return Sentinel(_servers(parts, asked, SENTINEL_PORT), parts.path.split("/")[1], login)
+    servers = _servers(parts, login, DEFAULT_PORT)
+    return Cluster(servers) if parts.scheme.endswith("+cluster") else Standalone(servers[0])
+
+
+def parse_address(url: str) -> Address:
+    """Take the URL of one server apart, as `parse_deployment` does.
+
+    Raises:
+        ValueError: if the URL can't be used, or names Sentinels or a Cluster.
+    """
+    deployment = parse_deployment(url)
+    if not isinstance(deployment, Standalone):
+        raise ValueError("the URL of one server: redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
+    return deployment.server
+
+
+def _servers(parts: _Parts, login: Address, port: int) -> tuple[Address, ...]:
+    split = (_split(parts, place) for place in parts.places)
+    servers = (login.at(unquote(server.hostname or ""), server.port or port) for server in split)
+    return tuple(dict.fromkeys(servers))
+
+
+def tls_options(url: str) -> dict[str, Any]:
+    """Return what a URL that has been checked says about TLS, by the names and types of redis-py's arguments."""
+    options = parse_url(_cut(url).single(""))
+    return {name: value for name, value in options.items() if name.startswith("ssl_")}
+
+
+def _tls(options: dict[str, Any]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if "ssl_certfile" in options:
+            # Without a password OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(
+                options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password", "")
+            )
+    except OSError as exc:  # ssl.SSLError is one
+        raise ValueError(f"a certificate or key file can't be used: {exc}") from None
+    required = options.get("ssl_cert_reqs", "required")
+    context.check_hostname = required == "required" and options.get("ssl_check_hostname", True)
+    context.verify_mode = _CERT_REQS[required]
+    return context
+
+
+# Refusing one
+
+
+def check_url(url: str) -> None:
+    """Refuse what ``parse_url`` would take for something else. Looks at the URL alone, at no file and no server.
+
+    Raises:
+        ValueError: the text says what is allowed and holds nothing of the URL.
+    """
+    if not url.isprintable() or " " in url:
+        raise ValueError("a URL without white space and control characters (write them as %XX)")
+    if "#" in url:
+        raise ValueError("a URL without # (write it as %23 in a password)")
+    parts = _cut(url)
+    match parts.scheme.partition("+"):
+        case "redis" | "rediss", "", "":
+            _check_server(parts)
+        case "redis" | "rediss", "+", "sentinel":
+            _check_servers(parts, "10.0.0.1:26379,10.0.0.2:26379/mymaster")
+            wanted = "the name of the master, in letters, digits, '.', '-' and '_',"
+            _check_path(parts, rf"/{_MASTER}(/[0-9]*)?", wanted, "10.0.0.1:26379,10.0.0.2:26379/mymaster")
+        case "redis" | "rediss", "+", "cluster":
+            _check_servers(parts, "10.0.0.1:7000,10.0.0.2:7001")
+            _check_path(parts, "(/0?)?", "nothing or /0", "10.0.0.1:7000,10.0.0.2:7001")
+        case "unix", "", "":
+            _check_socket(parts)
+        case _:
+            raise ValueError(FORMS)
+    _check_options(parts)
+
+
+def _check_server(parts: _Parts) -> None:
+    _check_places(parts, "a host after //, as in redis://127.0.0.1:6379/0")
+    if len(parts.places) > 1:
+        raise ValueError("one host; a list of them is for redis+sentinel:// and redis+cluster://")
+    _check_path(parts, "(/[0-9]*)?", "nothing or the number of a database", "127.0.0.1:6379/0")
+
+
+def _check_servers(parts: _Parts, example: str) -> None:
+    if parts.login.count("@") > 1:
+        raise ValueError(
+            "one USER:PASSWORD@ before the first host, for all of them, and @ in a password written as %40"
+        )
+    _check_places(parts, f"a host after // and after each comma, as in {parts.scheme}://{example}")
+
+
+def _check_socket(parts: _Parts) -> None:
+    _split(parts, "")
+    if parts.places != [""] or parts.path in ("", "/"):
+        raise ValueError("the path of a socket after three slashes, as in unix:///run/redis/redis.sock")
+
+
+def _check_places(parts: _Parts, wanted: str) -> None:
+    for place in parts.places:
+        server = _split(parts, place)
+        if not server.hostname:
+            raise ValueError(wanted)
+        if server.port == 0:
+            raise ValueError("a port from 1 to 65535")
+
+
+def _split(parts: _Parts, place: str) -> SplitResult:
+    try:
+        server = urlsplit(parts.single(place))
+        _ = server.port  # looked at when it is asked for
+    except ValueError:
+        # urlsplit's own text repeats what it takes for the port, which may be half a password.
+        raise ValueError(
+            "a port from 1 to 65535 after the host, and /, ?, @ and : of a password written as %XX"
+        ) from None
+    return server
+
+
+def _check_path(parts: _Parts, pattern: str, wanted: str, example: str) -> None:
+    if not re.fullmatch(pattern, parts.path):
+        raise ValueError(f"{wanted} after the host, as in {parts.scheme}://{example}")
+
+
+def _check_options(parts: _Parts) -> None:
+    known = [name for name, option in OPTIONS.items() if re.fullmatch(option.schemes, parts.scheme)]
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known:
+            raise ValueError(f"only these after ?: {', '.join(known)}")
+        pattern = OPTIONS[name].pattern
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"after {name}= only what matches {pattern}")
+
+
+# Showing one
+
+
+def has_password(url: str) -> bool:
+    """Say whether a URL seems to hold a password, whatever shape it is in."""
+    userinfo = url.partition("://")[2].rpartition("@")[0]
+    return ":" in userinfo or "password" in unquote(url.partition("?")[2])
+
+
+def mask_url(url: str) -> str:
+    """Return a URL in which nothing secret is left, whatever shape it is in.
+
+    Everything up to the last ``@`` goes, since a password that was not escaped may hold ``/`` or ``?``. So does what is
+    no host, port, database and name of a master, since it may be a password that lost its ``@``, or that holds one and
+    is the value of an option.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return "***"
+    hidden, at, rest = rest.rpartition("@")
+    if "?" in hidden:
+        return f"{scheme}://***"
+    address, question, query = rest.partition("?")
+    public = _PUBLIC_SENTINEL if scheme.endswith("+sentinel") else _PUBLIC
+    if scheme != "unix" and not re.fullmatch(public, address):
+        address = "***"
+    options = "&".join(map(_mask_option, query.split("&"))) if question else ""
+    return f"{scheme}://{'***@' if at else ''}{address}{question}{options}"
+
+
+def _mask_option(text: str) -> str:
+    name, equals, value = text.partition("=")
+    public = equals and name in OPTIONS and not OPTIONS[name].secret and "#" not in value
+    return text if public else "***"
