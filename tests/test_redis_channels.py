@@ -1,0 +1,310 @@
+"""The channels of a link, without Redis: every state and every answer. With a real Redis: test_link.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+
+from wsd.errors import LinkError
+from wsd.metrics import Metrics
+from wsd.redis.channels import BATCH, LINGER, REFUSED_RETRY, Channels, Events
+from wsd.redis.slots import key_slot
+from wsd.redis.wire import CLASSIC, SHARDED, Dialect
+
+NOPERM = "NOPERM No permissions to access a channel"
+
+
+class Redis:
+    """The other side, played by the test."""
+
+    def __init__(self, dialect: Dialect = CLASSIC) -> None:
+        self.time = 0.0
+        self.soon: list[Callable[[], None]] = []
+        self.sent: list[tuple[str, list[bytes]]] = []
+        self.on_errors: list[Callable[[Sequence[bytes], str], None]] = []
+        self.events: list[tuple[object, ...]] = []
+        self.doubts = 0
+        self.metrics = Metrics()
+        self.channels = Channels(
+            dialect,
+            Events(
+                on_message=lambda channel, payload: None,
+                on_confirmed=lambda channel, gap: self.events.append(("gap" if gap else "confirmed", channel)),
+                on_refused=lambda channel, reason: self.events.append(("refused", channel)),
+                on_lost=self.lost,
+            ),
+            self.metrics,
+            now=lambda: self.time,
+            call_soon=self.call_soon,
+            send=self.send,
+            on_astray=self.doubt,
+        )
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self.soon.append(function)
+
+    def lost(self, channels: Iterable[bytes]) -> None:
+        self.events.append(("lost", *channels))
+
+    def doubt(self) -> None:
+        self.doubts += 1
+
+    def send(self, name: str, channels: Sequence[bytes], on_error: Callable[[Sequence[bytes], str], None]) -> None:
+        self.sent.append((name, list(channels)))
+        self.on_errors.append(on_error)
+
+    def end_pass(self) -> list[tuple[str, list[bytes]]]:
+        """End the pass; return what was sent."""
+        soon, self.soon = self.soon, []
+        for function in soon:
+            function()
+        return self.take()
+
+    def take(self) -> list[tuple[str, list[bytes]]]:
+        """Return what was sent since last time."""
+        sent, self.sent = self.sent, []
+        return sent
+
+    def refuse(self, channels: Sequence[bytes], error: str) -> None:
+        """Answer the last command with an error."""
+        self.on_errors[-1](channels, error)
+
+    def confirm(self, *channels: bytes) -> None:
+        """Confirm subscriptions."""
+        for channel in channels:
+            self.channels.changed(channel, True, True)
+
+    def have(self, *channels: bytes) -> None:
+        """Subscribe these, and clear what happened."""
+        for channel in channels:
+            self.channels.want(channel)
+        self.channels.opened()
+        self.end_pass()
+        self.confirm(*channels)
+        self.take()
+        self.events.clear()
+
+
+def test_what_is_wanted_in_one_pass_is_one_command() -> None:
+    redis = Redis()
+    redis.channels.opened()
+    assert not redis.channels.want(b"a")
+    assert not redis.channels.want(b"b")
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a", b"b"])]
+    redis.confirm(b"a", b"b")
+    assert redis.events == [("confirmed", b"a"), ("confirmed", b"b")]
+    assert redis.channels.want(b"a"), "it is confirmed already"
+    assert redis.end_pass() == []
+
+
+def test_what_is_wanted_before_there_is_a_connection_is_subscribed_with_it() -> None:
+    redis = Redis()
+    redis.channels.want(b"a")
+    assert redis.end_pass() == []
+    redis.channels.opened()
+    assert redis.take() == [("SUBSCRIBE", [b"a"])]
+    assert redis.end_pass() == []
+
+
+def test_many_channels_go_in_batches() -> None:
+    redis = Redis()
+    redis.channels.opened()
+    for number in range(2 * BATCH + 1):
+        redis.channels.want(b"%d" % number)
+    assert [len(channels) for _, channels in redis.end_pass()] == [BATCH, BATCH, 1]
+
+
+def test_a_sharded_command_has_channels_of_one_slot_only() -> None:
+    redis = Redis(SHARDED)
+    redis.channels.opened()
+    wanted = [b"{%d}.%d" % (tag, number) for number in range(BATCH + 1) for tag in range(3)]
+    for channel in wanted:
+        redis.channels.want(channel)
+    sent = redis.end_pass()
+    assert {name for name, _ in sent} == {"SSUBSCRIBE"}
+    assert all(len({key_slot(channel) for channel in channels}) == 1 for _, channels in sent)
+    assert sorted(len(channels) for _, channels in sent) == [1, 1, 1, BATCH, BATCH, BATCH]
+    assert sorted(channel for _, channels in sent for channel in channels) == sorted(wanted)
+
+
+def test_a_channel_lingers_and_is_unsubscribed() -> None:
+    redis = Redis()
+    redis.have(b"a")
+    redis.channels.unwant(b"a")
+    redis.time = LINGER - 0.1
+    redis.channels.tidy()
+    assert redis.end_pass() == []
+    redis.time = LINGER
+    redis.channels.tidy()
+    assert redis.end_pass() == [("UNSUBSCRIBE", [b"a"])]
+    redis.channels.want(b"a")
+    assert redis.end_pass() == [], "the answer comes first"
+    redis.channels.changed(b"a", False, True)
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
+
+
+def test_a_lost_connection_is_a_gap_for_what_was_delivered_alone() -> None:
+    redis = Redis()
+    redis.have(b"a", b"b")
+    redis.channels.want(b"late")
+    redis.end_pass()
+    redis.channels.unwant(b"b")
+    assert redis.channels.closed() == 1
+    assert redis.metrics.gaps == 1
+    assert redis.events == [("lost", b"a", b"late")]
+    assert redis.channels.missing == 1
+    redis.channels.opened()
+    assert redis.take() == [("SUBSCRIBE", [b"a", b"late"])]
+    redis.confirm(b"a", b"late")
+    assert redis.events[1:] == [("gap", b"a"), ("confirmed", b"late")]
+    assert redis.channels.missing == 0
+
+
+def test_a_gap_outlasts_several_lost_connections_and_is_announced_once() -> None:
+    redis = Redis()
+    redis.have(b"a")
+    for _ in range(3):
+        redis.channels.closed()
+        redis.channels.opened()
+    redis.confirm(b"a")
+    assert [event for event in redis.events if event[0] == "gap"] == [("gap", b"a")]
+    assert redis.metrics.gaps == 1
+
+
+def test_the_refused_are_found_by_halves() -> None:
+    redis = Redis()
+    channels = [b"%d" % number for number in range(8)]
+    for channel in channels:
+        redis.channels.want(channel)
+    redis.channels.opened()
+    [(_, batch)] = redis.take()
+    pending = [batch]
+    commands = 1
+    while pending:
+        batch = pending.pop()
+        if b"5" in batch:
+            redis.refuse(batch, NOPERM)
+            halves = [channels for _, channels in redis.take()]
+            commands += len(halves)
+            pending += halves
+        else:
+            redis.confirm(*batch)
+    assert commands == 7
+    assert ("refused", b"5") in redis.events
+    assert len(redis.events) == 8
+
+
+def test_a_refused_channel_with_listeners_is_tried_again_and_has_a_gap() -> None:
+    redis = Redis()
+    redis.have(b"a")
+    redis.channels.closed()
+    redis.channels.opened()
+    redis.take()
+    redis.refuse([b"a"], NOPERM)
+    assert redis.events[1:] == [("refused", b"a")]
+    assert not redis.channels.missing, "nothing is to be expected of it for now"
+    redis.time = REFUSED_RETRY
+    redis.channels.tidy()
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
+    redis.confirm(b"a")
+    assert redis.events[2:] == [("gap", b"a")]
+
+
+def test_a_channel_that_redis_takes_away_is_a_gap_and_is_subscribed_again() -> None:
+    redis = Redis()
+    redis.have(b"a", b"b")
+    redis.channels.changed(b"a", False, False)
+    assert redis.events == [("lost", b"a")]
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
+    redis.confirm(b"a")
+    assert redis.events[1:] == [("gap", b"a")]
+    assert redis.metrics.gaps == 1
+
+
+@pytest.mark.parametrize("error", ["MOVED 3999 127.0.0.1:7001", "CLUSTERDOWN Hash slot not served", "TRYAGAIN x"])
+def test_what_is_elsewhere_goes_astray_until_somebody_knows_better(error: str) -> None:
+    redis = Redis(SHARDED)
+    redis.have(b"a")
+    redis.channels.closed()
+    redis.channels.opened()
+    redis.take()
+    redis.refuse([b"a"], error)
+    assert redis.doubts == 1
+    assert redis.channels.astray == redis.channels.missing == 1
+    assert redis.end_pass() == []
+    redis.channels.retry()
+    assert redis.end_pass() == [("SSUBSCRIBE", [b"a"])]
+    redis.refuse([b"a"], error)
+    assert redis.channels.release(b"a"), "it is another's now, with a gap"
+    assert redis.channels.astray == redis.channels.missing == 0
+    redis.channels.retry()
+    assert redis.end_pass() == []
+
+
+def test_a_slot_that_moves_takes_its_channels_along() -> None:
+    old, new = Redis(SHARDED), Redis(SHARDED)
+    old.have(b"a")
+    new.have()
+    old.channels.changed(b"a", False, False)
+    assert old.doubts == 1
+    assert new.channels.want(b"a", missed=old.channels.release(b"a")) is False
+    assert new.end_pass() == [("SSUBSCRIBE", [b"a"])]
+    new.confirm(b"a")
+    assert new.events == [("gap", b"a")]
+    assert old.end_pass() == []
+
+
+def test_a_channel_that_is_released_while_subscribed_is_unsubscribed() -> None:
+    redis = Redis(SHARDED)
+    redis.have(b"a")
+    assert redis.channels.release(b"a")
+    assert redis.metrics.gaps == 1
+    assert redis.end_pass() == [("SUNSUBSCRIBE", [b"a"])]
+    redis.refuse([b"a"], "MOVED 1 x:1")  # it is gone all the same
+    assert redis.channels.held == 0
+
+
+def test_a_channel_that_was_never_confirmed_is_released_without_a_gap() -> None:
+    redis = Redis(SHARDED)
+    redis.channels.want(b"a")
+    redis.channels.opened()
+    assert not redis.channels.release(b"a")
+    assert redis.metrics.gaps == 0
+
+
+def test_a_dead_subscription_is_made_again() -> None:
+    redis = Redis()
+    redis.have(b"a", b"b")
+    assert redis.channels.dead([b"a", b"stranger"]) == 1
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
+    assert redis.metrics.dead_subscriptions == 1
+    assert redis.channels.held == 1
+
+
+@pytest.mark.parametrize(
+    ("dialect", "error", "words"),
+    [
+        (CLASSIC, "OOM command not allowed", "Redis answered SUBSCRIBE with OOM"),
+        (SHARDED, "ERR unknown command 'SSUBSCRIBE'", "needs Redis 7.0"),
+    ],
+)
+def test_other_errors_end_the_connection_and_say_what_to_do(dialect: Dialect, error: str, words: str) -> None:
+    redis = Redis(dialect)
+    redis.channels.want(b"a")
+    redis.channels.opened()
+    with pytest.raises(LinkError, match=words):
+        redis.refuse([b"a"], error)
+
+
+def test_a_bug_about_one_channel_is_counted_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    redis = Redis()
+    redis.channels.want(b"a")
+    redis.channels.opened()
+    redis.channels._events = Events(fail, fail, fail, fail)
+    redis.confirm(b"a")
+    assert redis.metrics.internal_errors == 1
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,205 @@
+"""Where messages come from, on real Sentinels and a real cluster. What clients see of faults: test_faults.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import pytest
+
+from tests.faults.topologies import ClusterOfSix, SentinelTrio, redis_version
+from tests.servers import RedisServer, eventually
+from tests.test_link import Recorder
+from wsd.metrics import Metrics
+from wsd.redis.address import parse_deployment
+from wsd.redis.channels import Events
+from wsd.redis.slots import key_slot
+from wsd.redis.source import Source, make_source
+
+HEARTBEAT = 1.0
+CHANNELS = [b"app:%d" % number for number in range(300)]
+AGES = 40.0  # seconds; a failover takes some of them
+
+needs_sharding = pytest.mark.skipif(redis_version() < (7,), reason="sharded Pub/Sub came with Redis 7.0")
+
+
+@asynccontextmanager
+async def sourced(
+    url: str, pubsub: Literal["auto", "classic"] = "auto"
+) -> AsyncIterator[tuple[Source, Recorder, Metrics]]:
+    recorder, metrics = Recorder(), Metrics()
+    source = make_source(
+        parse_deployment(url),
+        pubsub=pubsub,
+        prefix="app:",
+        heartbeat=HEARTBEAT,
+        metrics=metrics,
+        events=Events(recorder.message, recorder.confirmed, recorder.refused, recorder.lost),
+    )
+    task = asyncio.create_task(source.run())
+    try:
+        await eventually(lambda: source.up, "the source")
+        for channel in CHANNELS:
+            source.subscribe(channel)
+        await eventually(lambda: source.confirmed == len(CHANNELS), "the confirmations")
+        yield source, recorder, metrics
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert len(asyncio.all_tasks()) == 1, "nothing goes on"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterOfSix]:
+    with ClusterOfSix() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def trio() -> Iterator[SentinelTrio]:
+    with SentinelTrio() as trio:
+        yield trio
+
+
+def gaps(recorder: Recorder) -> list[bytes]:
+    return [event[1] for event in recorder.events if event[0] == "gap"]
+
+
+# A cluster.
+
+
+@needs_sharding
+async def test_one_link_per_node_carries_the_channels_of_its_slots(cluster: ClusterOfSix) -> None:
+    async with sourced(cluster.url) as (source, recorder, _):
+        assert len(source.links) == 3
+        owners = cluster.owners()
+        for node in cluster.masters():
+            mine = [channel for channel in CHANNELS if owners[key_slot(channel)] == node.port]
+            counts = node("PUBSUB", "SHARDNUMSUB", *CHANNELS)
+            assert {channel for channel, count in zip(counts[::2], counts[1::2], strict=True) if count} == set(mine)
+            assert node("SPUBLISH", mine[0], "x") == 1
+            await recorder.until("message", mine[0], b"x")
+        await eventually(
+            lambda: all(link.probe.returned_at is not None for link in source.links), "a probe in a slot of each node"
+        )
+        assert gaps(recorder) == []
+
+
+@needs_sharding
+async def test_a_failover_moves_the_channels_of_that_node_alone(cluster: ClusterOfSix) -> None:
+    cluster.settle()
+    async with sourced(cluster.url) as (source, recorder, metrics):
+        old = cluster.masters()[0]
+        moving = {channel for channel in CHANNELS if cluster.owners()[key_slot(channel)] == old.port}
+        old.stop()
+        await eventually(lambda: set(gaps(recorder)) == moving, "the gaps", AGES)
+        await eventually(lambda: source.healed, "health", AGES)
+        assert sorted(gaps(recorder)) == sorted(moving), "each once"
+        assert metrics.gaps == len(moving)
+        new = cluster.owner(next(iter(moving)).decode())
+        assert new.port != old.port
+        for channel in moving:
+            assert new("SPUBLISH", channel, "after") == 1
+        await eventually(lambda: recorder.count("message") == len(moving))
+    cluster.settle()
+
+
+@needs_sharding
+async def test_slots_that_move_take_their_channels_along(cluster: ClusterOfSix) -> None:
+    cluster.settle()
+    async with sourced(cluster.url) as (source, recorder, _):
+        source_node, target = cluster.masters()[:2]
+        owners = cluster.owners()
+        moving = [channel for channel in CHANNELS if owners[key_slot(channel)] == source_node.port][:20]
+        cluster.move_slots([key_slot(channel) for channel in moving], target)
+        await eventually(lambda: set(gaps(recorder)) >= set(moving), "the gaps", AGES)
+        await eventually(lambda: source.healed, "health", AGES)
+        along = {key_slot(channel) for channel in moving}
+        assert set(gaps(recorder)) == {channel for channel in CHANNELS if key_slot(channel) in along}
+        for channel in moving:
+            assert target("SPUBLISH", channel, "after") == 1
+        await eventually(lambda: recorder.count("message") == len(moving))
+
+
+@needs_sharding
+async def test_a_channel_that_is_unsubscribed_while_its_slot_moves_harms_nobody(
+    cluster: ClusterOfSix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsd.redis.channels.LINGER", 0.0)
+    cluster.settle()
+    async with sourced(cluster.url) as (source, _, metrics):
+        first, second = cluster.masters()[:2]
+        owners = cluster.owners()
+        moving = [channel for channel in CHANNELS if owners[key_slot(channel)] == first.port]
+        for channel in moving[:30]:
+            source.unsubscribe(channel)
+            for link in source.links:
+                link._channels.tidy()
+            await asyncio.sleep(0)  # SUNSUBSCRIBE is sent
+            cluster.move_slots([key_slot(channel)], second)
+        await eventually(lambda: source.healed, "health", AGES)
+        await eventually(lambda: source.confirmed == source.wanted == len(CHANNELS) - 30, "the rest", AGES)
+        assert metrics.link_failures == 0
+
+
+async def test_classic_channels_of_a_cluster_come_through_any_node(cluster: ClusterOfSix) -> None:
+    cluster.settle()
+    async with sourced(cluster.url, "classic") as (source, recorder, _):
+        assert len(source.links) == 1
+        for number, node in enumerate(cluster.nodes):
+            node.publish("app:1", str(number))
+            await recorder.until("message", b"app:1", b"%d" % number)
+        here = source.links[0].describe()
+        node = next(node for node in cluster.nodes if f":{node.port}:" in here)
+        node.stop()
+        await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
+        assert source.healed
+        assert source.links[0].describe() != here
+    cluster.settle()
+
+
+async def test_a_cluster_that_is_no_cluster_says_so(redis: RedisServer) -> None:
+    source = make_source(
+        parse_deployment(f"redis+cluster://127.0.0.1:{redis.port}"),
+        pubsub="sharded",
+        prefix="",
+        heartbeat=HEARTBEAT,
+        metrics=Metrics(),
+        events=Events(*[lambda *args: None] * 4),
+    )
+    task = asyncio.create_task(source.run())
+    await eventually(lambda: "use redis:// in redis_url" in source.problem)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+# Sentinel.
+
+
+async def test_the_master_is_found_and_followed(trio: SentinelTrio) -> None:
+    async with sourced(trio.url) as (source, recorder, _):
+        assert str(trio.master_port()) in source.links[0].describe()
+        old = trio.master()
+        trio.fail_over()
+        await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
+        await eventually(lambda: source.healed, "health", AGES)
+        new = trio.master()
+        assert new.port != old.port
+        new.publish("app:7", "x")
+        await recorder.until("message", b"app:7", b"x")
+    trio.settle()
+
+
+async def test_a_server_that_is_no_master_is_left_whatever_sentinel_says(trio: SentinelTrio) -> None:
+    trio.settle()
+    async with sourced(trio.url) as (source, _, _):
+        link = source.links[0]
+        old = trio.master()
+        other = next(server for server in trio.servers if server.port != old.port)
+        # As after a split that healed, before the Sentinels have told.
+        old("REPLICAOF", "127.0.0.1", other.port)
+        await eventually(lambda: "slave" in link.problem or "replica" in link.problem, "the demotion", AGES)
+        await eventually(lambda: source.healed, "a master again, for the Sentinels undo it", AGES)
+    trio.settle()

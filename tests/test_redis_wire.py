@@ -1,0 +1,144 @@
+"""The wire: which answer belongs to which command, against a transport that keeps what is written."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import hiredis
+import pytest
+
+from tests.servers import RedisServer
+from wsd.errors import LinkError
+from wsd.redis.address import parse_address
+from wsd.redis.slots import key_slot
+from wsd.redis.wire import CLASSIC, SHARDED, Dialect, Wire, connect
+
+
+class Transport:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Played:
+    """A wire whose Redis is the test."""
+
+    def __init__(self, dialect: Dialect = CLASSIC) -> None:
+        self.events: list[tuple[object, ...]] = []
+        self.transport = Transport()
+        self.wire = Wire(
+            dialect,
+            lambda channel, payload: self.events.append(("message", channel, payload)),
+            lambda channel, subscribed, asked: self.events.append((channel, subscribed, asked)),
+        )
+        self.wire.connection_made(cast(asyncio.BaseTransport, self.transport))
+
+    def send(self, name: str, *words: str, channels: tuple[bytes, ...] = (), key: bytes = b"") -> None:
+        def replied(reply: Any) -> None:
+            self.events.append((name, str(reply) if isinstance(reply, hiredis.ReplyError) else reply))
+
+        self.wire.send(name, *words, on_reply=replied, channels=channels, key=key)
+
+
+def push(kind: bytes, channel: bytes, last: bytes = b":1\r\n") -> bytes:
+    return b">3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (len(kind), kind, len(channel), channel, last)
+
+
+async def test_the_commands_of_a_pass_leave_in_one_write() -> None:
+    played = Played()
+    played.send("SUBSCRIBE", channels=(b"a", b"b"))
+    played.send("PING")
+    assert played.transport.written == []
+    await asyncio.sleep(0)
+    assert played.transport.written == [b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n*1\r\n$4\r\nPING\r\n"]
+
+
+async def test_answers_go_to_those_who_asked() -> None:
+    played = Played()
+    played.send("SUBSCRIBE", channels=(b"a", b"b"))
+    played.send("PING")
+    played.send("PUBLISH", "a", "x")
+    assert played.wire.unanswered == "SUBSCRIBE"
+    answers = (
+        push(b"subscribe", b"a") + push(b"message", b"a", b"$1\r\nx\r\n") + push(b"subscribe", b"b") + b"+PONG\r\n"
+    )
+    for byte in answers + b"-ERR no\r\n":
+        played.wire.data_received(bytes((byte,)))
+    assert played.events == [
+        (b"a", True, True),
+        ("message", b"a", b"x"),
+        (b"b", True, True),
+        ("PING", b"PONG"),
+        ("PUBLISH", "ERR no"),
+    ]
+    assert played.wire.unanswered == ""
+
+
+async def test_what_nobody_asked_for_ends_the_connection_unless_it_is_a_push() -> None:
+    played = Played()
+    played.wire.data_received(push(b"invalidate", b"x") + push(b"unsubscribe", b"gone"))
+    assert played.events == [(b"gone", False, False)]
+    played.wire.data_received(b"+ODD\x1b[31m\r\n")
+    assert played.transport.aborted
+    assert "nobody asked for: ODD\\x1b" in played.wire.closed.result()
+
+
+async def test_a_slot_that_moves_while_it_is_unsubscribed_is_answered_twice() -> None:
+    moved = b"-MOVED %d 127.0.0.1:7001\r\n" % key_slot(b"a")
+    played = Played(SHARDED)
+    played.send("SUNSUBSCRIBE", channels=(b"a",))
+    played.wire.data_received(push(b"sunsubscribe", b"a") + moved)
+    assert played.events == [(b"a", False, True)]
+    played.send("PING")
+    played.wire.data_received(moved + b"+PONG\r\n")
+    assert [event[0] for event in played.events[1:]] == ["PING"]
+    played.send("SSUBSCRIBE", channels=(b"b",))
+    played.wire.data_received(moved + push(b"ssubscribe", b"b"))
+    assert played.events[2:] == [(b"b", True, True)]
+    played.send("SPUBLISH", "a", "1", key=b"a")
+    played.wire.data_received(moved)
+    assert played.events[-1] == ("SPUBLISH", moved.decode()[1:-2])
+    assert not played.transport.aborted
+
+
+async def test_a_question_fails_with_the_connection() -> None:
+    played = Played()
+    question = asyncio.ensure_future(played.wire.ask("PING"))
+    await asyncio.sleep(0)
+    played.wire.connection_lost(None)
+    with pytest.raises(LinkError, match="Redis closed the connection"):
+        await question
+
+
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(mute, "127.0.0.1") as server:
+        address = parse_address(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(LinkError, match=r"no answer to HELLO within 0\.1 s"):
+            await connect(address, lambda: Wire(CLASSIC, lambda *args: None, lambda *args: None), 0.1)
+
+
+async def test_a_real_redis_says_what_it_is(redis: RedisServer) -> None:
+    wire, server = await connect(
+        parse_address(redis.url), lambda: Wire(CLASSIC, lambda *args: None, lambda *args: None), 5.0
+    )
+    assert server["role"] == "master"
+    assert server["mode"] == "standalone"
+    assert await wire.ask("ECHO", "x") == b"x"
+    wire.fail("done")
+    assert await wire.closed == "done"

@@ -1,0 +1,273 @@
+"""A Redis Cluster: for sharded Pub/Sub one link per node, for classic Pub/Sub one link to any node.
+
+A sharded channel lives in a slot, and a slot on a node. Each channel is entrusted to the link of the node that serves
+its slot; a link is opened when a channel needs it. The topology is looked up again on a timer, and at once when
+anything doubts it: a link is lost, Redis says MOVED or CLUSTERDOWN, or takes a channel away (an unrequested
+``sunsubscribe``). Then the channels whose slot has moved change links, and those that were delivered are confirmed
+there with a gap.
+
+Source: https://redis.io/docs/latest/develop/pubsub/#sharded-pubsub
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from wsd.errors import LinkError
+from wsd.metrics import Metrics
+from wsd.redis.address import Address
+from wsd.redis.channels import Events
+from wsd.redis.link import Fixed, Link
+from wsd.redis.slots import key_slot
+from wsd.redis.topology import Nodes, Place, Topology
+
+__all__ = ["AnyNode", "ShardedCluster"]
+
+REFRESH_INTERVAL = 30.0
+"""Seconds on average between two looks at a topology that nobody doubts."""
+
+BACKOFF_FIRST, BACKOFF_MAX = 0.1, 1.0
+"""Seconds: bounds of the wait before a topology that is doubted is looked up again. A node takes several seconds to
+notice that another is gone, and a look costs some tenths of a millisecond."""
+
+PROBE_NAMES = 20_000
+"""Names that are tried for a probe's channel until one belongs to the node: enough for one with 10 slots of 16,384. A
+name takes 0.4 µs."""
+
+logger = logging.getLogger(__name__)
+
+
+class AnyNode:
+    """Leads a link to one of the masters: classic Pub/Sub reaches all nodes.
+
+    Args:
+        nodes: the nodes.
+    """
+
+    master_only = False
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._place: Place | None = None  # where the link was last sent
+
+    async def locate(self) -> Address:
+        """Choose another master than last time; replicas of wsd spread over them.
+
+        Raises:
+            LinkError: if no node tells the topology.
+        """
+        masters = (await self._nodes.ask()).masters
+        others = [place for place in masters if place != self._place] or masters
+        if not others:
+            raise LinkError("the cluster has no master with slots")
+        self._place = random.choice(others)
+        return self._nodes.address(self._place)
+
+    async def run(self, relocate: Callable[[str], None]) -> None:
+        """Leave a node that the others have lost."""
+        while True:
+            await asyncio.sleep(REFRESH_INTERVAL * random.uniform(0.8, 1.2))
+            with suppress(LinkError, OSError):
+                topology = await self._nodes.ask()
+                if self._place is not None and self._place not in {*topology.masters, *topology.replicas}:
+                    relocate("the cluster has lost this node")
+
+
+class ShardedCluster:
+    """Sharded Pub/Sub on all nodes of a cluster.
+
+    Args:
+        nodes: the nodes.
+        metrics: counts.
+        events: whom to call.
+        make_link: makes the link to a node, from its guide, a function that names a private channel for its probe, and
+            one to call when the topology is in doubt.
+        private: begins the names of private channels.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        *,
+        metrics: Metrics,
+        events: Events,
+        make_link: Callable[[Fixed, Callable[[], bytes], Callable[[], None]], Link],
+        private: bytes,
+    ) -> None:
+        self._nodes = nodes
+        self._metrics = metrics
+        self._events = events
+        self._make_link = make_link
+        self._private = private
+        self._topology: Topology | None = None
+        self._owners: list[Place | None] = []  # of each slot
+        self._links: dict[Place, Link] = {}
+        self._tasks: dict[Place, asyncio.Task[None]] = {}
+        self._homes: dict[bytes, Link] = {}  # the link of each wanted channel
+        self._homeless: dict[bytes, bool] = {}  # wanted, in a slot nobody serves: whether messages may be missed
+        self._doubted = asyncio.Event()  # set when the topology should be looked up at once
+        self._problem = "the cluster's topology is not known yet"
+        self._logged = ""  # the problem that was logged last
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """The links that are open."""
+        return list(self._links.values())
+
+    @property
+    def problem(self) -> str:
+        """Why not everything can be subscribed, for people; ``""`` if it can."""
+        if self._problem:
+            return self._problem
+        failing = (link.problem for link in self._links.values() if link.failing and link.wanted)
+        return next(failing, f"{len(self._homeless)} channels are in slots that no node serves" * bool(self._homeless))
+
+    @property
+    def up(self) -> bool:
+        """Whether the topology is known, and no link that is needed is down."""
+        return not self.problem
+
+    @property
+    def healed(self) -> bool:
+        """Whether it is up, and every channel that was delivered once is delivered again."""
+        return self.up and all(link.healed for link in self._links.values() if link.wanted)
+
+    @property
+    def wanted(self) -> int:
+        """How many channels are wanted."""
+        return len(self._homes) + len(self._homeless)
+
+    @property
+    def confirmed(self) -> int:
+        """How many channels Redis has confirmed, unwanted ones that linger included."""
+        return sum(link.confirmed for link in self._links.values())
+
+    def subscribe(self, channel: bytes) -> bool:
+        """Want a channel.
+
+        Returns:
+            Whether Redis has confirmed it already; then ``on_confirmed`` isn't called.
+        """
+        return self._entrust(channel, missed=False)
+
+    def unsubscribe(self, channel: bytes) -> None:
+        """Want a channel no more. It lingers."""
+        if channel in self._homeless:
+            del self._homeless[channel]
+        else:
+            self._homes.pop(channel).unsubscribe(channel)
+
+    async def run(self) -> None:
+        """Keep the links up, and the topology known, until cancelled."""
+        try:
+            await self._main_loop()
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _main_loop(self) -> None:
+        failures = 0
+        while True:
+            self._doubted.clear()
+            await self._refresh()
+            for place, task in self._tasks.items():
+                if task.done():
+                    task.result()  # a bug; the daemon ends with it
+                    raise LinkError(f"the link to {place} has ended")
+            if self._settled():
+                failures = 0
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REFRESH_INTERVAL * random.uniform(0.8, 1.2)):
+                        await self._doubted.wait()
+            else:
+                bound = min(BACKOFF_FIRST * 2**failures, BACKOFF_MAX)
+                failures += 1
+                await asyncio.sleep(random.uniform(bound / 2, bound))
+
+    def _settled(self) -> bool:
+        return not self.problem and not any(link.astray for link in self._links.values())
+
+    # Who serves what.
+
+    async def _refresh(self) -> None:
+        try:
+            topology = await self._nodes.ask()
+        except (LinkError, OSError) as exc:
+            self._tell_problem(str(exc))
+            return
+        self._tell_problem("" if topology.ok else "the cluster is down: its nodes say that cluster_state is not ok")
+        if self._topology is None or topology.ranges != self._topology.ranges:
+            self._adopt(topology)
+        self._topology = topology
+        if topology.ok:
+            for link in self._links.values():
+                link.retry()
+        self._close_unneeded()
+
+    def _tell_problem(self, problem: str) -> None:
+        self._problem = problem
+        kind = problem.partition("(")[0]  # what is in brackets differs from time to time
+        if kind != self._logged:
+            self._logged = kind
+            if problem:
+                logger.warning("%s; trying again", problem)
+            else:
+                logger.info("the cluster works and tells its topology")
+
+    def _adopt(self, topology: Topology) -> None:
+        """Let the channels whose slot has moved change links."""
+        self._owners = topology.owners()
+        moved = {
+            channel: link.release(channel)
+            for channel, link in self._homes.items()
+            if self._links.get(self._owners[key_slot(channel)] or _NOWHERE) is not link
+        }
+        for channel in moved:
+            del self._homes[channel]
+        homeless, self._homeless = self._homeless, {}
+        self._events.on_lost(moved)
+        for channel, missed in (moved | homeless).items():
+            if self._entrust(channel, missed=missed):
+                self._events.on_confirmed(channel, missed)
+        logger.info(
+            "the cluster has %d masters with slots; %d channels have moved, %d of them with a gap",
+            *(len(topology.masters), len(moved), sum(moved.values())),
+        )
+
+    def _entrust(self, channel: bytes, *, missed: bool) -> bool:
+        place = self._owners[key_slot(channel)] if self._owners else None
+        if place is None:
+            self._homeless[channel] = missed
+            self._doubted.set()
+            return False
+        link = self._homes[channel] = self._links.get(place) or self._open(place)
+        return link.subscribe(channel, missed=missed)
+
+    def _open(self, place: Place) -> Link:
+        link = self._links[place] = self._make_link(
+            Fixed(self._nodes.address(place)), lambda: self._name_private(place), self._doubted.set
+        )
+        self._tasks[place] = asyncio.create_task(link.run())
+        return link
+
+    def _close_unneeded(self) -> None:
+        for place, link in list(self._links.items()):
+            if not link.wanted:
+                del self._links[place]
+                self._tasks.pop(place).cancel()
+
+    def _name_private(self, place: Place) -> bytes:
+        """Name a channel for a probe: in a slot of that node."""
+        for number in range(PROBE_NAMES):
+            channel = b"%s:%d" % (self._private, number)
+            if self._owners[key_slot(channel)] == place:
+                return channel
+        return b""
+
+
+_NOWHERE: Place = ("", 0)

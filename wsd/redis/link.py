@@ -1,0 +1,500 @@
+"""The link: a subscription connection that heals, and the one owner of connecting, reading and subscribing.
+
+The rest of the daemon says which channels it wants. The link keeps a connection to the server that its guide names,
+brings what Redis has subscribed in line with what is wanted, and calls back with messages, confirmations and refusals.
+
+It believes nothing for long:
+
+- Every half heartbeat it sends a PING, and a numbered message to itself (see `wsd.redis.probe`). A server that is
+  silent, or that answers and delivers nothing, is left within two heartbeats.
+- Every minute it asks the server which of its channels have subscribers, and how many subscriptions this connection
+  has. A confirmed subscription that turns out dead is announced as lost and made again.
+- At each new connection it asks whether Redis has cut somebody off for an output buffer, since such an end looks like
+  any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+import hiredis
+
+from wsd.errors import LinkError
+from wsd.metrics import Metrics
+from wsd.redis.address import Address
+from wsd.redis.channels import Channels, Events
+from wsd.redis.probe import Probe
+from wsd.redis.wire import Dialect, Reply, Wire, connect, public
+
+__all__ = ["Fixed", "Guide", "Link"]
+
+MIN_CONNECT_TIMEOUT = 1.0
+"""Seconds that connecting and logging in may take, however short the heartbeat is."""
+
+BACKOFF_FIRST, BACKOFF_MAX = 0.1, 2.0
+"""Seconds: bounds of the wait before connecting again. The wait is random up to a bound that doubles, so that the
+replicas of a fleet don't return to a restarted Redis in step."""
+
+AUDIT_INTERVAL = 60.0
+"""Seconds between two comparisons of what is believed with what the server says. Asking about 512 channels takes Redis
+about 0.1 ms."""
+
+AUDIT_BATCH = 512
+"""Channels asked about in one command."""
+
+FAILURE_LOG_INTERVAL = 30.0
+"""Seconds between two log lines about a Redis that can't be reached."""
+
+NOT_YET = "not connected yet"
+
+logger = logging.getLogger(__name__)
+
+
+class Guide(Protocol):
+    """Knows which server a link should be connected to."""
+
+    master_only: bool  # whether a server that isn't, or is no longer, a master must be left
+
+    async def locate(self) -> Address:
+        """Say which server to connect to now.
+
+        Raises:
+            LinkError: if that can't be found out.
+            OSError: if nobody who knows can be reached.
+        """
+
+    async def run(self, relocate: Callable[[str], None]) -> None:
+        """Watch for changes until cancelled; call ``relocate`` with the reason when the server must be left."""
+
+
+class Fixed:
+    """A server that stays where it is."""
+
+    master_only = False
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def locate(self) -> Address:
+        """Return the address."""
+        return self._address
+
+    async def run(self, relocate: Callable[[str], None]) -> None:
+        """Nothing changes."""
+
+
+class Link:
+    """A subscription connection that heals.
+
+    Args:
+        guide: knows which server to connect to.
+        dialect: the kind of Pub/Sub.
+        heartbeat: seconds; a server that is silent, or delivers nothing, is left after 1.5 times as long.
+        metrics: counts.
+        events: whom to call.
+        private: returns a channel for the probe that nobody else uses, or nothing if this server has none.
+        on_trouble: called when the link is lost, can't be made, or is told that channels are elsewhere; who is called
+            then moves or retries them. Without it the link retries them itself.
+    """
+
+    def __init__(
+        self,
+        guide: Guide,
+        *,
+        dialect: Dialect,
+        heartbeat: float,
+        metrics: Metrics,
+        events: Events,
+        private: Callable[[], bytes],
+        on_trouble: Callable[[], None] | None = None,
+    ) -> None:
+        self._guide = guide
+        self._dialect = dialect
+        self._heartbeat = heartbeat
+        self._metrics = metrics
+        self._events = events
+        self._private = private
+        self._retries = on_trouble is None
+        self._on_trouble = on_trouble or _nothing
+        self._loop = asyncio.get_running_loop()
+        self._channels = Channels(
+            dialect,
+            events,
+            metrics,
+            now=self._loop.time,
+            call_soon=self._loop.call_soon,
+            send=self._send_channels,
+            on_astray=self._on_trouble,
+        )
+        self._wire: Wire | None = None  # None while there is no connection
+        self._place = "Redis"  # which server, for people
+        self._hurry = asyncio.Event()  # set when another server should be tried at once
+        self._audit_at = 0.0  # when to compare with the server again
+        self._lost_at: float | None = None  # when the link was lost; None before the first and after it healed
+        self._last_wire: Wire | None = None  # the connection that was lost
+        self._run = (b"", 0)  # which process the Redis is, and how many clients it has cut off for their buffers
+        self._logged_at = -FAILURE_LOG_INTERVAL
+        self.probe = Probe()
+        self.problem = NOT_YET  # why the link isn't up, for people; "" when it is
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis has let us in on the present connection."""
+        return not self.problem
+
+    @property
+    def healed(self) -> bool:
+        """Whether the link is up, and every channel that was delivered once is delivered again."""
+        return self.up and not self._channels.missing and not self._channels.astray
+
+    @property
+    def astray(self) -> bool:
+        """Whether Redis says that some channels are not on this server, or not now."""
+        return self._channels.astray > 0
+
+    @property
+    def failing(self) -> bool:
+        """Whether the link is down, and has been tried."""
+        return self.problem not in ("", NOT_YET)
+
+    @property
+    def wanted(self) -> int:
+        """How many channels are wanted."""
+        return len(self._channels.wanted)
+
+    @property
+    def confirmed(self) -> int:
+        """How many channels Redis has confirmed, unwanted ones that linger included."""
+        return len(self._channels.subscribed())
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """The connections of this source of messages: this one."""
+        return (self,)
+
+    def describe(self) -> str:
+        """Say in one line for people how it stands."""
+        state = self.problem or self.probe.describe(monotonic())
+        return f"{self._place}: {self.confirmed} of {self.wanted} channels; {state}"
+
+    # What is wanted.
+
+    def subscribe(self, channel: bytes, *, missed: bool = False) -> bool:
+        """Want a channel.
+
+        Args:
+            channel: the channel.
+            missed: whether messages may have been missed already, while it was on another server.
+
+        Returns:
+            Whether Redis has confirmed it already; then ``on_confirmed`` isn't called.
+        """
+        return self._channels.want(channel, missed=missed)
+
+    def unsubscribe(self, channel: bytes) -> None:
+        """Want a channel no more. It lingers."""
+        self._channels.unwant(channel)
+
+    def release(self, channel: bytes) -> bool:
+        """Want a channel no more here, but on another server; return whether messages may be missed meanwhile."""
+        return self._channels.release(channel)
+
+    def retry(self) -> None:
+        """Try channels again that were astray: this is the right server, as far as anyone knows now."""
+        self._channels.retry()
+
+    def relocate(self, reason: str) -> None:
+        """Leave the server, and ask the guide for another at once."""
+        self._hurry.set()
+        if self._wire is not None:
+            self._wire.fail(reason)
+
+    def _send_channels(
+        self, name: str, channels: Sequence[bytes], on_error: Callable[[Sequence[bytes], str], None]
+    ) -> None:
+        assert self._wire is not None
+
+        def refused(error: Reply) -> None:
+            on_error(channels, str(error))
+            self._check_healed()
+
+        self._wire.send(name, channels=channels, on_reply=refused)
+
+    # What Redis says.
+
+    def _receive_message(self, channel: bytes, payload: bytes) -> None:
+        if channel == self.probe.channel:
+            self.probe.returned(payload, monotonic())
+            return
+        self.probe.delivering = True
+        try:
+            self._events.on_message(channel, payload)
+        except Exception:
+            # Whatever a publisher sent, the messages after it are served.
+            self._metrics.internal_errors += 1
+            logger.exception("a message of %d bytes on channel %a could not be handled", len(payload), channel)
+
+    def _receive_change(self, channel: bytes, subscribed: bool, asked: bool) -> None:
+        if channel == self.probe.channel:
+            self.probe.confirmed(subscribed)
+            if subscribed:
+                self._send_probe()
+            return
+        self._channels.changed(channel, subscribed, asked)
+        self._check_healed()
+
+    def _check_healed(self) -> None:
+        if self._lost_at is not None and self.healed:
+            logger.info("the link to %s has healed, %.1f s after it was lost", self._place, self._since(self._lost_at))
+            self._lost_at = None
+
+    def _since(self, then: float) -> float:
+        return self._loop.time() - then
+
+    # The life of the link.
+
+    async def run(self) -> None:
+        """Keep the link up until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._guide.run(self.relocate))
+                await self._main_loop()
+        finally:
+            if self._wire is not None:
+                self._wire.fail("stopped")
+
+    async def _main_loop(self) -> None:
+        failures = 0
+        while True:
+            self._hurry.clear()
+            try:
+                wire = await self._connect()
+            except (OSError, LinkError) as exc:
+                failures += 1
+                self._could_not_connect(str(exc) or type(exc).__name__)
+            else:
+                self._came_up(wire)
+                reason = await self._tend(wire)
+                failures = failures + 1 if wire.given_up else 0
+                self._was_lost(wire, reason)
+            bound = min(BACKOFF_FIRST * 2**failures, BACKOFF_MAX)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(bound / 2, bound)):
+                    await self._hurry.wait()
+
+    async def _connect(self) -> Wire:
+        """Connect to the server that the guide names.
+
+        Raises:
+            LinkError: if it refuses, or is no master although it should be.
+            OSError: if it can't be reached.
+        """
+        address = await self._guide.locate()
+        self._place = f"Redis at {address}"
+        wire, server = await connect(
+            address,
+            partial(Wire, self._dialect, self._receive_message, self._receive_change),
+            max(self._heartbeat, MIN_CONNECT_TIMEOUT),
+        )
+        if self._guide.master_only and server.get("role") != "master":
+            wire.fail("not the master")
+            raise LinkError(f"it is a {server.get('role')}, not the master")
+        return wire
+
+    def _came_up(self, wire: Wire) -> None:
+        self._wire = wire
+        self.problem = ""
+        self._logged_at = -FAILURE_LOG_INTERVAL
+        self._audit_at = self._loop.time() + AUDIT_INTERVAL * random.uniform(0.5, 1.0)
+        self._metrics.link_connects += 1
+        if self._lost_at is None:
+            logger.info("connected to %s", self._place)
+        else:
+            logger.info(
+                "connected to %s again after %.1f s; resubscribing %d channels, %d with a gap",
+                *(self._place, self._since(self._lost_at), self.wanted, self._channels.missing),
+            )
+        self.probe.reset()
+        self._listen_to_probe()
+        self._channels.opened()
+        self._ask_for_overruns()
+        self._check_healed()
+
+    async def _tend(self, wire: Wire) -> str:
+        """Watch a connection until it ends; return why it ended.
+
+        Any byte counts as a sign of life: behind a burst of messages the PONG comes late.
+        """
+        period = self._heartbeat / 2
+        while True:
+            due = self._loop.time() + period
+            await asyncio.wait((wire.closed,), timeout=period)
+            if wire.closed.done():
+                return wire.closed.result()
+            now = self._loop.time()
+            if now - due > period / 2:
+                # This loop was held up itself, and what Redis sent may still wait to be read. A PING to a server that
+                # has closed the connection would throw it away.
+                continue
+            if reason := self._find_dead(wire, now):
+                wire.fail(reason)
+                continue
+            if self._guide.master_only:
+                wire.send("HELLO", "3", on_reply=self._check_role)
+            else:
+                wire.send("PING", on_reply=_ignore)
+            self._listen_to_probe()
+            self._send_probe()
+            self._channels.tidy()
+            if self._retries:
+                self._channels.retry()
+            if self._audit_at <= now:
+                self._audit_at = now + AUDIT_INTERVAL
+                self._audit(self._channels.subscribed())
+                self._ask_for_overruns()
+
+    def _find_dead(self, wire: Wire, now: float) -> str:
+        silence = now - wire.received_at
+        if silence > self._heartbeat and wire.unanswered:
+            return f"no answer to {wire.unanswered} for {silence:.1f} s"
+        reason = self.probe.overdue(monotonic(), self._heartbeat)
+        self._metrics.probes_lost += bool(reason)
+        return reason
+
+    def _check_role(self, reply: Reply) -> None:
+        role = reply.get(b"role") if isinstance(reply, dict) else None
+        if role not in (None, b"master"):
+            self.relocate(f"it has become a {public(role)}")
+
+    def _could_not_connect(self, reason: str) -> None:
+        self.problem = f"can't connect to {self._place}: {reason}"
+        self._metrics.link_failures += 1
+        now = self._loop.time()
+        if now - self._logged_at >= FAILURE_LOG_INTERVAL:
+            self._logged_at = now
+            logger.warning("%s; trying again", self.problem)
+        self._on_trouble()
+
+    def _was_lost(self, wire: Wire, reason: str) -> None:
+        self._wire = None
+        self._last_wire = wire
+        self.problem = f"lost the link to {self._place}: {reason}"
+        self._metrics.link_failures += 1
+        if self._lost_at is None:
+            self._lost_at = self._loop.time()
+        lost = self._channels.closed()
+        logger.warning("%s; %d channels are not delivered until it is back", self.problem, lost)
+        self._on_trouble()
+
+    # Is what we believe true?
+
+    def _listen_to_probe(self) -> None:
+        """Subscribe the probe's private channel, if there is none on this connection."""
+        probe = self.probe
+        if self._wire is not None and not probe.channel and not probe.off and (channel := self._private()):
+            probe.channel = channel
+            self._wire.send(self._dialect.subscribe, channels=(channel,), on_reply=self._receive_probe_reply)
+
+    def _send_probe(self) -> None:
+        assert self._wire is not None
+        if self._wire.takes_no_commands:
+            self.probe.off = "the server takes no commands from subscribers"
+        elif payload := self.probe.next(monotonic()):
+            channel = self.probe.channel
+            self._wire.send(self._dialect.publish, channel, payload, key=channel, on_reply=self._receive_probe_reply)
+
+    def _receive_probe_reply(self, reply: Reply) -> None:
+        if not isinstance(reply, hiredis.ReplyError):
+            return  # how many have got it
+        self.probe.reset()  # if its slot has moved, another channel is chosen at the next beat
+        self._on_trouble()
+        if str(reply).startswith("NOPERM"):
+            self.probe.off = f"permit the Redis user +{self._dialect.publish.lower()} on channels of channel_prefix"
+            logger.warning("delivery by %s is %s", self._place, self.probe.describe(0))
+
+    def _audit(self, channels: Sequence[bytes], dead: int = 0) -> None:
+        """Compare our subscriptions with what the server says of its channels; one command after the other."""
+        wire = self._wire
+        if wire is None or wire.takes_no_commands:
+            return
+        if not channels:
+            self._finish_audit(wire, dead)
+            return
+        batch, rest = channels[:AUDIT_BATCH], channels[AUDIT_BATCH:]
+
+        def compare(reply: Reply) -> None:
+            if isinstance(reply, list):
+                subscribers = dict(zip(reply[0::2], reply[1::2], strict=True))
+                gone = [channel for channel in batch if subscribers.get(channel) == 0]
+                self._audit(rest, dead + self._channels.dead(gone))
+
+        # The empty channel comes first, since a reply that begins with "message" would look like a push.
+        wire.send("PUBSUB", self._dialect.numsub, b"", *batch, on_reply=compare)
+
+    def _finish_audit(self, wire: Wire, dead: int) -> None:
+        """Compare the number of our subscriptions with the server's: others may listen to a channel that we lost."""
+
+        def compare(reply: Reply) -> None:
+            found = re.search(rf"\b{self._dialect.count}=(\d+)".encode(), reply) if isinstance(reply, bytes) else None
+            held = self._channels.held + self.probe.live
+            if found is not None and int(found[1]) < held:
+                self._metrics.dead_subscriptions += held - int(found[1])
+                wire.fail(f"Redis has only {int(found[1])} of {held} subscriptions of this connection")
+
+        if dead:
+            logger.warning(
+                "%s had dropped %d subscriptions that it had confirmed; making them again", self._place, dead
+            )
+        else:
+            wire.send("CLIENT", "INFO", on_reply=compare)
+
+    def _ask_for_overruns(self) -> None:
+        """Find out whether the last connection ended because Redis could not get rid of what it had for us.
+
+        Redis 7.4 counts whom it cuts off. An older one that is still the same process, and closed the connection in the
+        middle of a message, had more for us than we had read.
+
+        https://redis.io/docs/latest/develop/reference/clients/#output-buffer-limits
+        """
+        last, self._last_wire = self._last_wire, None
+
+        def compare(reply: Reply) -> None:
+            run = _RUN_ID.search(reply) if isinstance(reply, bytes) else None
+            if run is None:
+                return  # a user who may not ask
+            count = _OVERRUNS.search(reply)
+            before, self._run = self._run, (run[1], int(count[1]) if count is not None else 0)
+            if last is None or last.given_up or before[0] != run[1]:
+                return
+            if before[1] < self._run[1] or (count is None and last.torn):
+                self._metrics.link_overruns += 1
+                logger.warning(
+                    "%s had cut this link off, because its output buffer passed client-output-buffer-limit pubsub: more"
+                    " was published than wsd could read. Raise it (redis-cli CONFIG SET client-output-buffer-limit"
+                    " 'pubsub 128mb 32mb 60'), or publish less through one Redis",
+                    self._place,
+                )
+
+        assert self._wire is not None
+        if not self._wire.takes_no_commands:
+            self._wire.send("INFO", on_reply=compare)
+
+
+_RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
+_OVERRUNS = re.compile(rb"client_output_buffer_limit_disconnections:(\d+)")
+
+
+def _nothing() -> None:
+    """Nobody minds."""
+
+
+def _ignore(reply: Reply) -> None:
+    """An error is a sign of life too."""

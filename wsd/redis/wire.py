@@ -1,0 +1,303 @@
+"""One connection to a Redis server: its bytes, the login, and which answer belongs to which command.
+
+RESP3 with hiredis for the parser: redis-py's ``PubSub`` costs 5 µs a message, feeding ``hiredis.Reader`` from a
+protocol 0.3 µs, and a burst arrives as one batch (PITFALLS.md).
+
+Replies carry no numbers; Redis answers in order. ``_commands`` holds what is unanswered, oldest first. A SUBSCRIBE or
+UNSUBSCRIBE of n channels is answered by n pushes, or by one error for all of them; every other command by one reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import hiredis
+
+from wsd.errors import LinkError
+from wsd.redis.address import Address
+from wsd.redis.slots import key_slot
+
+__all__ = ["CLASSIC", "SHARDED", "Dialect", "Reply", "Wire", "connect", "public"]
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for connecting, TLS and HELLO together, unless the heartbeat is shorter."""
+
+Reply = Any
+"""What hiredis makes of a reply; an error is a ``hiredis.ReplyError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The words of one of Redis's two kinds of Pub/Sub."""
+
+    subscribe: str
+    unsubscribe: str
+    publish: str
+    numsub: str  # of PUBSUB: how many subscribers a channel has
+    message: bytes  # kinds of pushes
+    subscribed: bytes
+    unsubscribed: bytes
+    count: str  # in CLIENT INFO: how many subscriptions the connection has
+    by_slot: bool  # whether the channels of one command must belong to one slot
+
+
+CLASSIC = Dialect(
+    "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "NUMSUB", b"message", b"subscribe", b"unsubscribe", "sub", by_slot=False
+)
+SHARDED = Dialect(
+    "SSUBSCRIBE",
+    "SUNSUBSCRIBE",
+    "SPUBLISH",
+    "SHARDNUMSUB",
+    b"smessage",
+    b"ssubscribe",
+    b"sunsubscribe",
+    "ssub",
+    by_slot=True,
+)
+
+
+class _Command:
+    """A command that Redis hasn't answered yet."""
+
+    __slots__ = ("key", "name", "on_reply", "waiting")
+
+    def __init__(self, name: str, on_reply: Callable[[Reply], object], channels: Iterable[bytes], key: bytes) -> None:
+        self.name = name
+        self.on_reply = on_reply
+        self.waiting = dict.fromkeys(channels)  # the channels that are unanswered, in order
+        self.key = key  # decides the slot, for commands that have one; else empty
+
+
+_NOTHING = object()  # what the parser returns when it needs more data
+
+
+class Wire(asyncio.Protocol):
+    """A connection to a server.
+
+    Args:
+        dialect: which pushes to look for.
+        on_message: called with channel and payload.
+        on_change: called with a channel, whether it is subscribed now, and whether a command asked for that.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        on_message: Callable[[bytes, bytes], None],
+        on_change: Callable[[bytes, bool, bool], None],
+    ) -> None:
+        self._dialect = dialect
+        self._on_message = on_message
+        self._on_change = on_change
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._commands: deque[_Command] = deque()  # unanswered, oldest first
+        self._output: list[bytes] = []  # commands that leave at the end of this pass, in one write
+        self.received_at = self._loop.time()  # when Redis last sent anything
+        # Whether the server is one of RESP2 in spite of its HELLO, which takes no commands from a subscriber.
+        self.takes_no_commands = False
+        self.closed: asyncio.Future[str] = self._loop.create_future()  # with the reason
+        self.given_up = False  # whether it was closed from this side
+        self.torn = False  # whether it was closed from the other side in the middle of something
+
+    # Commands.
+
+    def send(
+        self,
+        name: str,
+        *words: str | bytes,
+        on_reply: Callable[[Reply], object],
+        channels: Iterable[bytes] = (),
+        key: bytes = b"",
+    ) -> None:
+        """Send a command, with others of this pass in one write.
+
+        Args:
+            name: the command.
+            words: its arguments.
+            on_reply: called with the reply; of a command with channels only with an error.
+            channels: more arguments: channels whose subscription changes.
+            key: the channel that decides the slot, if it is one of ``words``.
+        """
+        command = _Command(name, on_reply, channels, key)
+        self._commands.append(command)
+        if not self._output:
+            self._loop.call_soon(self._flush)
+        # Its stub lacks the "...".
+        self._output.append(hiredis.pack_command((name, *words, *command.waiting)))  # type: ignore[arg-type]
+
+    async def ask(self, name: str, *words: str | bytes) -> Reply:
+        """Send a command and wait for its reply.
+
+        Raises:
+            LinkError: if the connection is lost before.
+        """
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        self.send(name, *words, on_reply=answer.set_result)
+        await asyncio.wait((answer, self.closed), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise LinkError(self.closed.result())
+        return answer.result()
+
+    @property
+    def unanswered(self) -> str:
+        """The oldest command that is unanswered, or ``""``."""
+        return self._commands[0].name if self._commands else ""
+
+    def fail(self, reason: str) -> None:
+        """Give the connection up."""
+        self.given_up = True
+        if not self.closed.done():
+            self.closed.set_result(reason)
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        output, self._output = self._output, []
+        if not self._transport.is_closing():
+            self._transport.write(b"".join(output))
+
+    # What the transport says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.torn = not self.given_up and self._reader.has_data()
+        if not self.closed.done():
+            self.closed.set_result(f"connection lost: {exc}" if exc else "Redis closed the connection")
+
+    def data_received(self, data: bytes) -> None:
+        self.received_at = self._loop.time()
+        gets = self._reader.gets
+        message = self._dialect.message
+        changes = (self._dialect.subscribed, self._dialect.unsubscribed)
+        try:
+            self._reader.feed(data)
+            while (item := gets()) is not _NOTHING:
+                # Pushes are told by their content, not by their type, because fakeredis sends them as plain arrays.
+                if isinstance(item, list) and item:
+                    kind = item[0]
+                    if kind == message:
+                        self._on_message(item[1], item[2])
+                        continue
+                    if kind in changes:
+                        self._receive_change(item[1], kind == self._dialect.subscribed)
+                        continue
+                self._receive_reply(item)
+        except (LinkError, hiredis.HiredisError) as exc:
+            self.fail(str(exc))
+
+    def _receive_change(self, channel: bytes, subscribed: bool) -> None:
+        commands = self._commands
+        asked = bool(commands) and channel in commands[0].waiting
+        if asked:
+            del commands[0].waiting[channel]
+            if not commands[0].waiting:
+                commands.popleft()
+        self._on_change(channel, subscribed, asked)
+
+    def _receive_reply(self, reply: Reply) -> None:
+        if isinstance(reply, hiredis.PushNotification):
+            return  # of a kind that we have not asked for
+        commands = self._commands
+        if isinstance(reply, hiredis.ReplyError) and self._is_second_answer(str(reply)):
+            return
+        if not commands:
+            raise LinkError(f"Redis sent something that nobody asked for: {public(reply)}")
+        commands.popleft().on_reply(reply)
+
+    def _is_second_answer(self, error: str) -> bool:
+        """Whether an error belongs to a command whose answer seemed complete.
+
+        A slot moves while an SUNSUBSCRIBE for it is on its way: first Redis takes the channels away by itself, with the
+        very pushes that would answer the command, and then it answers the command with MOVED.
+        """
+        if not error.startswith("MOVED "):
+            return False
+        command = self._commands[0] if self._commands else None
+        key = (next(iter(command.waiting), b"") or command.key) if command is not None else b""
+        return not key or error.split(" ")[1] != str(key_slot(key))
+
+
+async def connect(address: Address, make_wire: Callable[[], Wire], patience: float) -> tuple[Wire, dict[str, str]]:
+    """Connect and log in.
+
+    Args:
+        address: the server.
+        make_wire: makes the protocol.
+        patience: seconds for all of it.
+
+    Returns:
+        The connection, and what the server says of itself: at least its ``server``, ``version``, ``mode``, ``role``.
+
+    Raises:
+        LinkError: if Redis refuses.
+        OSError: if it can't be reached; ssl.SSLError is one.
+    """
+    loop = asyncio.get_running_loop()
+    patience = min(patience, CONNECT_TIMEOUT)
+    wire = None
+    try:
+        async with asyncio.timeout(patience):
+            if address.path:
+                _, wire = await loop.create_unix_connection(make_wire, address.path)
+            else:
+                _, wire = await loop.create_connection(make_wire, address.host, address.port, ssl=address.tls)
+            server = await _log_in(wire, address)
+            wire.takes_no_commands = server.get("server") == "fakeredis"
+            return wire, server
+    except BaseException as exc:
+        if wire is not None:
+            wire.fail("could not log in")
+        if isinstance(exc, TimeoutError):
+            did = "answer to HELLO" if wire is not None else "connection"
+            raise LinkError(f"no {did} within {patience:g} s") from None
+        raise
+
+
+async def _log_in(wire: Wire, address: Address) -> dict[str, str]:
+    # https://redis.io/docs/latest/commands/hello/
+    login = ("AUTH", address.username or "default", address.password) if address.password else ()
+    reply = await wire.ask("HELLO", "3", *login, "SETNAME", "wsd")
+    if isinstance(reply, hiredis.ReplyError):
+        raise LinkError(_why_hello_failed(str(reply)))
+    if not isinstance(reply, dict):
+        raise LinkError(f"Redis answered HELLO with {public(reply)}, which is not RESP3")
+    return {
+        key.decode(): value.decode("utf-8", "replace")
+        for key, value in reply.items()
+        if isinstance(key, bytes) and isinstance(value, bytes)
+    }
+
+
+def public(reply: object) -> str:
+    """A reply of Redis for people: bounded, and without control characters."""
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
+    return ascii(text[:200])[1:-1]
+
+
+def _why_hello_failed(error: str) -> str:
+    """Say why Redis refused HELLO. Its own text is not repeated: an old Redis quotes the command, password included."""
+    reasons = {
+        "WRONGPASS": "Redis refuses the user or the password; check redis_url",
+        "NOAUTH": "Redis asks for a password; put it into redis_url",
+        "NOPERM": "the Redis user may not say HELLO; permit it +@connection +@pubsub",
+        "DENIED": "Redis runs in protected mode and refuses other hosts; give it a password, or bind it to this one",
+        "LOADING": "Redis is loading its data",
+        "MASTERDOWN": "the replica has lost its master and serves nothing",
+        "NOPROTO": "Redis does not speak RESP3; version 6.0 or later is needed",
+    }
+    code = error.split(" ", 1)[0]
+    if code in reasons:
+        return reasons[code]
+    if "max number of clients" in error:
+        return "Redis has as many clients as it may; raise its maxclients"
+    if "unknown command" in error:
+        return "Redis does not know HELLO; version 6.0 or later is needed"
+    return f"Redis answered HELLO with the error {public(code)}"
