@@ -1,0 +1,56 @@
+"""The commands of ``wsd``: the only room that prints.
+
+==============  =====================================================================
+``arguments``   what can be typed: the parsers, their help, the settings' flags
+``commands``    runs a command and turns exceptions into lines and exit statuses
+``serve``       the daemon
+``dev``         the daemon with nothing around it, and what to type next
+``embedded``    the Redis-compatible server of ``dev``, a process of its own
+``check``       prints the settings
+``signing``     ``wsd token``
+``publish``     publishes
+``tail``        a client: prints what is published
+``output``      how a command says something
+==============  =====================================================================
+
+Exit statuses: 0 for success, 1 for what the machine or a server refused, 2 for wrong settings or arguments, 130 for
+Ctrl-C where it is not the usual end.
+"""
+
+from __future__ import annotations
+
+import signal
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["import_quietly", "main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status.
+
+    Args:
+        argv: the arguments after the program's name; without it those of the process.
+    """
+    try:
+        status: int = import_quietly("wsd.cli.commands").run(argv)
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells count
+    return status
+
+
+def import_quietly(name: str) -> ModuleType:
+    """Import a module of ours, and with it the libraries, which takes long enough for a Ctrl-C.
+
+    It ends the process at once, without a traceback. A KeyboardInterrupt would not do: pydantic makes other exceptions
+    of one that comes while it builds a class.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    replaced = handler is signal.default_int_handler  # a shell's background job ignores it
+    if replaced:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return import_module(name)
+    finally:
+        if replaced:
+            signal.signal(signal.SIGINT, handler)
