@@ -1,0 +1,181 @@
+"""Drives the generators, as child processes that read and write JSON lines.
+
+The calls block. Behind Locust they block a greenlet only, as gevent replaces ``subprocess`` and ``select``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.publisher import Order
+from bench.shard import Plan
+
+__all__ = ["GeneratorError", "Publisher", "Shard", "pinned"]
+
+ROOT = Path(__file__).resolve().parent.parent
+"""Where ``bench`` and ``wsd`` can be imported from."""
+
+_PIN = "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); os.execvp(sys.argv[2], sys.argv[2:])"
+
+
+class GeneratorError(Exception):
+    """A generator died or didn't answer."""
+
+
+def pinned(command: list[str], cores: Collection[int]) -> list[str]:
+    """A command that runs another one on these cores only; without cores, on any."""
+    if not cores:
+        return command
+    return [sys.executable, "-c", _PIN, ",".join(map(str, cores)), *command]
+
+
+class Child:
+    """A process that is talked to line by line.
+
+    Args:
+        module: what ``python -m`` runs.
+        cores: where it may run; empty: anywhere.
+    """
+
+    def __init__(self, module: str, cores: Collection[int] = ()) -> None:
+        command = pinned([sys.executable, "-m", module], cores)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            start_new_session=True,  # a Ctrl-C is for the suite, which then ends what it has started
+        )
+        self._module = module
+        self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send one line.
+
+        Raises:
+            GeneratorError: if there is nobody left to read it.
+        """
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def hear(self, patience: float) -> dict[str, Any]:
+        """Receive one line.
+
+        Args:
+            patience: seconds to wait for it.
+
+        Raises:
+            GeneratorError: if it doesn't come.
+        """
+        assert self.process.stdout is not None
+        stream = self.process.stdout
+        while b"\n" not in self._rest:
+            if not select.select([stream], [], [], patience)[0]:
+                raise GeneratorError(f"{self._module} did not answer within {patience:g} s")
+            data = os.read(stream.fileno(), 1 << 20)
+            if not data:
+                raise self._ended()
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _ended(self) -> GeneratorError:
+        return GeneratorError(f"{self._module} ended with status {self.process.wait()}")
+
+    def stop(self) -> None:
+        """End it."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with suppress(OSError):  # it is dead already
+            self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+class Shard(Child):
+    """Many sockets: see :mod:`bench.shard`. One command at a time."""
+
+    def __init__(self, cores: Collection[int] = ()) -> None:
+        super().__init__("bench.shard", cores)
+        self._asked = 0
+
+    def ask(self, do: str, patience: float = 15.0, **arguments: Any) -> dict[str, Any]:
+        """Give a command, and wait for the answer."""
+        self._asked += 1
+        self.say({"do": do, "id": self._asked, **arguments})
+        while (answer := self.hear(patience))["id"] != self._asked:
+            pass  # of a command that wasn't waited for
+        return answer
+
+    def begin(self, do: str, **arguments: Any) -> None:
+        """Give a command, and don't wait for the answer."""
+        self.say({"do": do, "id": 0, **arguments})
+
+    def open(self, plan: Plan) -> dict[str, Any]:
+        """Open a group, and wait until it is subscribed. See :class:`bench.shard.Plan`."""
+        return self.ask("open", patience=plan.timeout + 15, **asdict(plan))
+
+    def stats(self) -> dict[str, Any]:
+        """What happened so far."""
+        return self.ask("stats")
+
+    def drain(self, published: int, topics: int, *, quiet: float = 1.0, timeout: float = 10.0) -> dict[str, Any]:
+        """Wait until everything has come.
+
+        Args:
+            published: messages that were published, over these topics in turn.
+            topics: how many.
+            quiet: seconds without a message after which nothing more is expected.
+            timeout: seconds after which the rest is left.
+        """
+        return self.ask(
+            "drain", patience=timeout + 15, published=published, topics=topics, quiet=quiet, timeout=timeout
+        )
+
+
+class Publisher(Child):
+    """An open loop: see :mod:`bench.publisher`."""
+
+    def __init__(self, order: Order, cores: Collection[int] = ()) -> None:
+        super().__init__("bench.publisher", cores)
+        self._order = order
+        self.say(asdict(order))
+        self.hear(15)
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self.say({})
+
+    def halt(self) -> None:
+        """Stop publishing before the time is over. Then :meth:`result`."""
+        self.say({})
+
+    def result(self) -> dict[str, Any]:
+        """Wait for the end; return what was done, see :func:`bench.publisher.publish`."""
+        return self.hear(self._order.seconds * 2 + 30)

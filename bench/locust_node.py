@@ -1,0 +1,220 @@
+"""What every process that runs users has: their shards, their numbers, and the wire to the conductor.
+
+A Locust that runs alone, and each worker of a distributed one, has one :class:`Node`; ``locust_conductor`` is its other
+end, and its docstring has the messages between the two. In a Locust that runs alone the messages are calls.
+"""
+
+# Locust is typed, but not all of it.
+# mypy: untyped-calls-exclude=locust
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import gevent  # type: ignore[import-untyped,unused-ignore]
+from gevent.event import AsyncResult  # type: ignore[import-untyped,unused-ignore]
+from locust.env import Environment
+from locust.rpc import Message
+from locust.runners import WorkerRunner
+
+from bench.locust_options import OptionError, Options
+from bench.locust_stats import Change, Second
+from bench.machine import cpu_seconds, memory_bytes
+from bench.run import GENERATOR_LIMIT
+
+__all__ = ["Member", "Node", "Place", "clock"]
+
+logger = logging.getLogger("bench.locust")
+
+Place = dict[str, Any]
+"""What the conductor says to a user that joins: ``slot``, ``from_start``."""
+
+
+def clock() -> str:
+    """Names the clock that stamps are made with: CLOCK_MONOTONIC counts from the machine's start, which has a name."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Member(Protocol):
+    """A user, as its node sees it."""
+
+    connections: int
+
+    def reconnect(self) -> None:
+        """Reset all connections and open them again."""
+
+    def drain(self, published: int, topics: int) -> None:
+        """Wait for all that was published, and report for the last time."""
+
+
+class Node:
+    """The users of this process.
+
+    Args:
+        environment: Locust's.
+        key_file: of tokens, as given to this very process. The master's may be another.
+    """
+
+    def __init__(self, environment: Environment, key_file: str) -> None:
+        self.options: Options
+        self.timed = True  # whether the publisher's clock is ours, so that its stamps tell latencies
+        self.drained = False
+        self.seconds: dict[int, Second] = {}  # that the conductor hasn't got yet
+        self._environment = environment
+        self._key_file = key_file
+        self._members: dict[str, Member] = {}
+        self._places: dict[str, AsyncResult] = {}
+        self._joined = 0
+        self._shards: dict[str, int] = {}  # process ids, by member
+        self._sampling: gevent.Greenlet | None = None
+        self._warned = False
+        runner = environment.runner
+        assert runner is not None
+        self._runner = runner
+        runner.register_message("wsd-place", self._on_place)
+        runner.register_message("wsd-storm", self._on_storm)
+        runner.register_message("wsd-drain", self._on_drain)
+        environment.events.test_start.add_listener(self._on_start)
+        environment.events.test_stop.add_listener(self._on_stop)
+        if isinstance(runner, WorkerRunner):
+            environment.events.report_to_master.add_listener(self._on_report)
+
+    # For the users.
+
+    def join(self, member: Member, kind: str) -> tuple[str, Place]:
+        """Tell the conductor that a user comes; wait until it says where. Returns the user's name, too."""
+        self._joined += 1
+        name = f"{kind}-{self._joined}"
+        self._members[name] = member
+        place = self._places[name] = AsyncResult()
+        self._runner.send_message("wsd-join", {"name": name, "kind": kind})
+        answer: Place = place.get()
+        return name, answer
+
+    def opened(self, name: str, pid: int) -> None:
+        """A user's connections are subscribed."""
+        self._shards[name] = pid
+        self._runner.send_message("wsd-open", {"name": name})
+
+    def leave(self, name: str) -> None:
+        """A user goes."""
+        self._members.pop(name, None)
+        self._places.pop(name, None)
+        self._shards.pop(name, None)
+        self._runner.send_message("wsd-leave", {"name": name})
+
+    def fail(self, text: str) -> None:
+        """Something happened after which the run makes no sense."""
+        self._runner.send_message("wsd-fail", {"text": text})
+
+    def saw(self, change: Change, name: str) -> None:
+        """Add what a shard saw to the charts."""
+        self._second().add(change)
+        if change.share > GENERATOR_LIMIT and not self._warned:
+            self._warned = True
+            logger.warning(
+                "GENERATOR-BOUND: the shard of %s used %.0f %% of its core. Its latencies and rates are its own limits,"
+                " not the daemon's: take more users with fewer connections, or more machines.",
+                name,
+                100 * change.share,
+            )
+
+    # From the conductor.
+
+    def _on_place(self, environment: Environment, msg: Message) -> None:
+        if place := self._places.get(msg.data["name"]):
+            place.set(msg.data)
+
+    def _on_storm(self, environment: Environment, msg: Message) -> None:
+        for member in list(self._members.values()):
+            gevent.spawn(member.reconnect)
+
+    def _on_drain(self, environment: Environment, msg: Message) -> None:
+        gevent.spawn(self._drain, msg.data["published"], msg.data["topics"])
+
+    def _drain(self, published: int, topics: int) -> None:
+        gevent.joinall([gevent.spawn(member.drain, published, topics) for member in list(self._members.values())])
+        self.drained = True
+        if not isinstance(self._runner, WorkerRunner):
+            self._runner.send_message("wsd-report", self._report())
+
+    # From Locust.
+
+    def _on_start(self, environment: Environment, **_: object) -> None:
+        self.drained = self._warned = False
+        self.seconds.clear()
+        parsed = environment.parsed_options
+        assert parsed is not None
+        try:
+            self.options = Options.read(parsed, environment.host, self._key_file)
+        except OptionError as exc:
+            self.fail(str(exc))
+            return
+        for host, port in self.options.addresses:
+            try:
+                socket.create_connection((host, port), timeout=5).close()
+            except OSError as exc:
+                self.fail(f"no wsd at {host}:{port}: {exc}")
+                return
+        self.timed = parsed.wsd_clock == clock()
+        if not self.timed:
+            logger.warning(
+                "The publisher runs on another machine, whose CLOCK_MONOTONIC is not ours: deliveries are counted and"
+                " checked here, but not timed."
+            )
+        if self._sampling is None:
+            self._sampling = gevent.spawn(self._sample)
+
+    def _on_stop(self, environment: Environment, **_: object) -> None:
+        if self._sampling is not None:
+            self._sampling.kill()
+            self._sampling = None
+            if not isinstance(self._runner, WorkerRunner):
+                self._runner.send_message("wsd-report", self._report())
+
+    def _on_report(self, client_id: str, data: dict[str, Any]) -> None:
+        # Locust's own listener comes before, so what a drained user recorded is in the same report.
+        data["wsd"] = self._report()
+
+    def _report(self) -> dict[str, Any]:
+        seconds = {str(at): second.dump() for at, second in self.seconds.items()}
+        self.seconds.clear()
+        return {"drained": self.drained, "timed": self.timed, "seconds": seconds}
+
+    # The charts.
+
+    def _second(self) -> Second:
+        return self.seconds.setdefault(int(time.time()), Second())
+
+    def _sample(self) -> None:
+        """Once a second: what the users have, and what this process and its shards use."""
+        before: dict[int, float] = {os.getpid(): cpu_seconds([os.getpid()])}
+        machine_before, at_before = _machine(), time.monotonic()
+        while True:
+            gevent.sleep(1.0 - time.time() % 1.0)
+            used = {pid: cpu_seconds([pid]) for pid in (os.getpid(), *filter(None, self._shards.values()))}
+            machine, at = _machine(), time.monotonic()
+            second, elapsed = self._second(), at - at_before
+            second.connections += sum(member.connections for member in self._members.values())
+            cores = {pid: (cpu - before.get(pid, 0.0)) / elapsed for pid, cpu in used.items()}
+            second.cpu["locust"] = cores.pop(os.getpid())
+            second.cpu["shards"] = sum(cores.values())
+            second.memory["locust"] = memory_bytes([os.getpid()])
+            second.memory["shards"] = memory_bytes(cores)
+            busy, total = machine[0] - machine_before[0], machine[1] - machine_before[1]
+            second.machine = busy / total if total else 0.0
+            before, machine_before, at_before = used, machine, at
+            if not isinstance(self._runner, WorkerRunner):
+                self._runner.send_message("wsd-report", self._report())
+
+
+def _machine() -> tuple[int, int]:
+    """Ticks since the machine started: in which its cores were busy, and all."""
+    # proc_stat(5): user nice system idle iowait irq softirq steal
+    columns = [int(column) for column in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(columns[:3] + columns[5:]), sum(columns)

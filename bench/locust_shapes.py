@@ -1,0 +1,80 @@
+"""Load shapes: how many users there are at which time.
+
+All read Locust's own options: users, spawn rate, run time. ``--wsd-shape`` chooses one, or ``--class-picker`` on the
+web page.
+"""
+
+# Locust is typed, but not all of it.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from locust import LoadTestShape
+
+from bench.locust_conductor import Conductor
+
+__all__ = ["Soak", "Steps", "Storm"]
+
+
+class Shape(LoadTestShape):
+    """The base of all."""
+
+    abstract = True
+    use_common_options = True
+    conductor: Conductor | None = None  # set before the first tick
+
+    def tick(self) -> tuple[int, float] | None:
+        """Locust asks once a second: users, and users to start or stop per second; None ends the run."""
+        options = self._options()
+        if options.run_time and self.get_run_time() > options.run_time:
+            return None
+        users = self.users()
+        return None if users is None else (users, options.spawn_rate or options.num_users or 1)
+
+    def users(self) -> int | None:
+        """How many users there should be now."""
+        return int(self._options().num_users or 1)
+
+    def _options(self) -> Any:
+        assert self.runner is not None
+        return self.runner.environment.parsed_options
+
+
+class Steps(Shape):
+    """More and more users, up to all; each step long enough to read its numbers."""
+
+    def users(self) -> int | None:
+        """See :meth:`Shape.users`."""
+        options = self._options()
+        step = int(self.get_run_time() / options.wsd_step_seconds) + 1
+        if step > options.wsd_steps:
+            return None
+        return ceil(int(options.num_users or 1) * step / int(options.wsd_steps))
+
+
+class Storm(Shape):
+    """All users stay, and again and again all their connections are reset and come back at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._storms = 0
+
+    def reset_time(self) -> None:
+        """The run begins anew."""
+        super().reset_time()
+        self._storms = 0
+
+    def users(self) -> int | None:
+        """See :meth:`Shape.users`."""
+        due = int(self.get_run_time() / self._options().wsd_storm_seconds)
+        if due > self._storms and self.conductor is not None:
+            self._storms = due
+            self.conductor.storm()
+        return super().users()
+
+
+class Soak(Shape):
+    """All users stay, for hours. Take all user classes: what comes and goes, and what lags, is what leaks."""

@@ -1,0 +1,266 @@
+"""From what a shard counted to Locust's statistics, in bulk, and to the charts, by the second.
+
+A shard counts on; Locust wants what is new. :class:`Watch` makes the difference of two looks, a :class:`Change`.
+:func:`record` puts one into Locust's statistics the way Locust's own master does with a worker's report: as a ready
+:class:`StatsEntry` that extends the one that is there. So a million deliveries cost what one costs.
+
+Locust's percentiles are over all requests with a response time. A shard takes the time on sampled connections only; the
+other deliveries count as requests without one, which Locust leaves out of its percentiles and averages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from locust.stats import RequestStats, StatsEntry, StatsError, bucket_response_time
+
+from bench.histogram import Histogram, middle
+
+__all__ = ["NOT_SUBSCRIBED", "Change", "Second", "Timeline", "Watch", "record"]
+
+LONGEST_TIMELINE = 6 * 3600
+"""Seconds that the charts remember."""
+
+NOT_SUBSCRIBED = "could not subscribe"
+"""Begins the text of faults that are about sessions, not about messages."""
+
+NORMAL_CODES = {1000, 1005}
+"""Close codes of an end that was asked for (RFC 6455, section 7.4.1)."""
+
+
+@dataclass(slots=True)
+class Change:
+    """What happened in a shard between two looks."""
+
+    connections: int = 0  # that are subscribed now
+    deliveries: int = 0
+    bytes: int = 0
+    latencies: Histogram = field(default_factory=Histogram)  # publish to receive, of the sampled deliveries
+    setups: Histogram = field(default_factory=Histogram)  # connect to subscribed
+    left: int = 0  # connections that ended as asked
+    faults: Counter[str] = field(default_factory=Counter)  # what should not have happened
+    share: float = 0.0  # of a core, that the shard used
+
+
+class Watch:
+    """Looks at one group of a shard, again and again.
+
+    Args:
+        group: its name.
+    """
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+        self._before: dict[str, Any] = {}
+        self._at = 0
+        self._cpu = 0.0
+
+    def reconnected(self) -> None:
+        """All connections were opened anew: the shard has begun its histogram of setups again."""
+        self._before.pop("setups", None)
+
+    def look(self, answer: dict[str, Any]) -> Change:
+        """Take an answer to ``stats`` or ``drain``; return what is new."""
+        now, before = answer["groups"][self._group], self._before
+        seconds, cpu = (answer["at"] - self._at) / 1e9, answer["cpu"] - self._cpu
+
+        def new(name: str) -> int:
+            return int(now[name]) - int(before.get(name, 0))
+
+        def counted(name: str) -> Counter[str]:
+            return Counter(now[name]) - Counter(before.get(name, {}))
+
+        change = Change(
+            connections=now["connections"],
+            deliveries=new("messages"),
+            bytes=new("bytes"),
+            latencies=Histogram(now["latencies"]).since(Histogram(before.get("latencies"))),
+            setups=Histogram(now["setups"]).since(Histogram(before.get("setups"))),
+            left=new("left"),
+            share=cpu / seconds if self._at and seconds else 0.0,
+        )
+        # A message that comes late after all was lost for a while, and then is out of order too. Redis and wsd keep the
+        # order, so that doesn't happen unless something is broken.
+        lost = now["lost"] - before.get("lost", 0)
+        for name, count in (("lost", lost), ("duplicated", new("duplicated")), ("out of order", new("out_of_order"))):
+            if count > 0:
+                change.faults[f"{name} (on sampled connections)"] = count
+        for reason, count in counted("failures").items():
+            change.faults[f"{NOT_SUBSCRIBED}: {reason}"] = count
+        change.faults.update(_endings(counted("closes"), counted("broken")))
+        for text, count in counted("notes").items():
+            change.faults[f"unexpected message: {text}"] = count
+        self._before, self._at, self._cpu = now, answer["at"], answer["cpu"]
+        return change
+
+
+def _endings(closes: Counter[str], broken: Counter[str]) -> Counter[str]:
+    """Why connections ended: by the server's close code; those that got none, by what their socket said."""
+    reasons = Counter({f"closed with {code}": count for code, count in closes.items() if int(code) not in NORMAL_CODES})
+    rest = sum(broken.values()) - sum(reasons.values())
+    for reason, count in broken.most_common():
+        if rest > 0:
+            reasons[f"connection ended: {reason}"] = min(count, rest)
+            rest -= count
+    return reasons
+
+
+def record(
+    stats: RequestStats,
+    name: str,
+    *,
+    count: int,
+    times: Histogram | None = None,
+    size: int = 0,
+    faults: Counter[str] | None = None,
+) -> None:
+    """Add many requests to Locust's statistics.
+
+    Args:
+        stats: the environment's.
+        name: of the row.
+        count: requests.
+        times: response times of some of them, of all, or of none.
+        size: bytes of all responses.
+        faults: failures, by their text.
+    """
+    now, times, faults = time.time(), times or Histogram(), faults or Counter()
+    batch = StatsEntry(stats, name, METHOD)
+    if count:
+        batch.num_requests = count
+        batch.num_none_requests = count - len(times)
+        batch.num_reqs_per_sec[int(now)] = count
+        batch.last_request_timestamp = now
+        batch.total_content_length = size
+    if times.counts:
+        buckets = sorted((middle(number) / 1000, each) for number, each in times.counts.items())
+        # Locust says int; it computes with fractions all the same, and its web page shows them.
+        total = cast(int, sum(value * each for value, each in buckets))
+        batch.total_response_time = total
+        batch.min_response_time = cast(int, round(buckets[0][0], 2))
+        batch.max_response_time = cast(int, round(buckets[-1][0], 2))
+        for value, each in buckets:
+            batch.response_times[_rounded(value)] += each
+    if failed := sum(faults.values()):
+        batch.num_failures = failed
+        batch.num_fail_per_sec[int(now)] = failed
+    if count or failed:
+        stats.get(name, METHOD).extend(batch)
+        stats.total.extend(batch)
+    for text, each in faults.items():
+        error = stats.errors.setdefault(StatsError.create_key(METHOD, name, text), StatsError(METHOD, name, text))
+        error.occurred()
+        error.occurrences += each - 1
+
+
+METHOD = "WS"
+"""What stands in Locust's column for the method."""
+
+
+def _rounded(milliseconds: float) -> int:
+    """Where Locust counts a response time: to 0.1 ms, where its own steps of 1 ms would tell nothing."""
+    if milliseconds < 10:
+        return cast(int, round(milliseconds, 1))
+    return bucket_response_time(milliseconds)
+
+
+@dataclass(slots=True)
+class Second:
+    """What all generators, or one, saw in one second. Those of several add up."""
+
+    deliveries: int = 0
+    latencies: Histogram = field(default_factory=Histogram)
+    setups: Histogram = field(default_factory=Histogram)
+    faults: int = 0
+    connections: int = 0
+    generator: float = 0.0  # share of its core that the busiest shard used
+    machine: float = 0.0  # share of all cores that were busy, on the busiest machine
+    cpu: dict[str, float] = field(default_factory=dict)  # cores used, by whom: wsd, shards, locust
+    memory: dict[str, int] = field(default_factory=dict)  # bytes
+
+    def add(self, change: Change) -> None:
+        """Add what a shard saw."""
+        self.deliveries += change.deliveries
+        self.latencies.merge(change.latencies)
+        self.setups.merge(change.setups)
+        self.faults += sum(change.faults.values())
+        self.generator = max(self.generator, change.share)
+
+    def merge(self, other: Second) -> None:
+        """Add what another generator saw."""
+        self.deliveries += other.deliveries
+        self.latencies.merge(other.latencies)
+        self.setups.merge(other.setups)
+        self.faults += other.faults
+        self.connections += other.connections
+        self.generator = max(self.generator, other.generator)
+        self.machine = max(self.machine, other.machine)
+        for who, cores in other.cpu.items():
+            self.cpu[who] = self.cpu.get(who, 0.0) + cores
+        for who, size in other.memory.items():
+            self.memory[who] = self.memory.get(who, 0) + size
+
+    def dump(self) -> dict[str, Any]:
+        """For a message to the master."""
+        return self._plain() | {"latencies": self.latencies.dump(), "setups": self.setups.dump()}
+
+    @classmethod
+    def load(cls, dumped: dict[str, Any]) -> Second:
+        """The inverse of :meth:`dump`."""
+        histograms = {name: Histogram(dumped[name]) for name in ("latencies", "setups")}
+        return cls(**(dumped | histograms))
+
+    def chart(self) -> dict[str, Any]:
+        """For the charts: percentiles instead of histograms."""
+        return self._plain() | {"latency": _percentiles(self.latencies), "setup": _percentiles(self.setups)}
+
+    def _plain(self) -> dict[str, Any]:
+        """What is a number already, or a dictionary of numbers."""
+        return {
+            "deliveries": self.deliveries,
+            "faults": self.faults,
+            "connections": self.connections,
+            "generator": self.generator,
+            "machine": self.machine,
+            "cpu": self.cpu,
+            "memory": self.memory,
+        }
+
+
+def _percentiles(histogram: Histogram) -> dict[str, float | None]:
+    """In milliseconds."""
+    found = {name: histogram.percentile(float(name[1:])) for name in ("p50", "p99", "p99.9")}
+    return {name: None if value is None else value / 1000 for name, value in found.items()}
+
+
+class Timeline:
+    """The seconds of a run, by the time since 1970 that each began."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, Second] = {}
+        self.latencies = Histogram()  # of the whole run
+        self.deliveries = 0
+
+    def at(self, second: int) -> Second:
+        """The given second, new if nothing is known of it."""
+        if second not in self.seconds:
+            while len(self.seconds) >= LONGEST_TIMELINE:
+                del self.seconds[min(self.seconds)]
+            self.seconds[second] = Second()
+        return self.seconds[second]
+
+    def merge(self, second: int, other: Second) -> None:
+        """Add what a generator saw in a second."""
+        self.at(second).merge(other)
+        self.latencies.merge(other.latencies)
+        self.deliveries += other.deliveries
+
+    def charts(self, after: int, before: int) -> list[dict[str, Any]]:
+        """The seconds between two, without these."""
+        return [
+            {"at": at, **self.seconds[at].chart()}
+            for at in sorted(second for second in self.seconds if after < second < before)
+        ]

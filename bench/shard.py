@@ -1,0 +1,578 @@
+"""The generator: thousands of sockets in one process, on epoll, driven by JSON lines on its standard input.
+
+Start it as ``python -m bench.shard``; :class:`bench.control.Shard` does, and knows the commands. It is a process of
+its own, and no library's event loop, for one reason: it shares a machine with what it measures, and whatever it spends
+on a message is missing from what it can see. It also tells what it spent: above 85 % of its core its numbers are its
+own limits.
+
+Commands, one JSON object a line, each answered by one line with the same ``id``:
+
+==========  ================================================================================================
+``open``    open a group of connections (:class:`Plan`); answered when all are subscribed or have failed
+``stats``   what happened so far
+``drain``   wait until all that was published has come, or nothing has come for a while; then as ``stats``
+``storm``   reset all connections of a group and open them again; answered like ``open``
+``churn``   set how many connections of a group are replaced per second
+``close``   reset all connections of a group
+==========  ================================================================================================
+
+It ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import select
+import socket
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from bench.dialects import DIALECTS, Refused, Setup
+from bench.histogram import Histogram
+from bench.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, close_code, due_by, frame_at
+from bench.wire import MARK, client_frame, token
+
+__all__ = ["Plan"]
+
+READ_SIZE = 256 * 1024
+"""Bytes read at a time: as much as stays in the core's second-level cache."""
+
+BATCH = 256
+"""Sockets served per look at epoll. Small, so that a socket that became readable early is read early: latencies count
+the generator's own queue too."""
+
+TICK = 0.05
+"""Seconds between looks at what isn't driven by a socket: slow readers, churn, deadlines."""
+
+IN_FLIGHT = 1000
+"""Handshakes at a time. Less than the accept queues of all servers hold (4,096), and enough that none runs dry."""
+
+PORTS_PER_ADDRESS = 25_000
+"""Connections per source address. Linux has 28,232 ports for them (net.ipv4.ip_local_port_range)."""
+
+IP_BIND_ADDRESS_NO_PORT = 24
+"""ip(7): bind() fixes the address only, and connect() chooses a port that is free for this destination."""
+
+LINGER_NONE = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+"""struct linger, on with 0 seconds: close() resets, so a port isn't kept for a minute (TIME-WAIT)."""
+
+NORMAL_CLOSURE = client_frame(b"\x03\xe8", opcode=8)
+
+_STDIN = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """A group of connections."""
+
+    group: str  # its name
+    count: int  # connections
+    addresses: list[tuple[str, int]]  # of the replicas, taken in turn
+    dialect: str = "wsd"
+    topics: int = 1  # topics in all
+    topics_each: int = 1  # topics per connection, taken in turn
+    first_topic: int = 0  # number of the first of them
+    key: str = ""  # the secret that tokens are signed with
+    sampled: int = 8  # connections of which every message is looked at
+    from_start: bool = True  # whether they are subscribed before the publisher begins
+    first: int = 0  # number of the first connection: other shards have those before it
+    in_flight: int = IN_FLIGHT
+    timeout: float = 60.0  # seconds until those that aren't subscribed have failed
+    slow: int = 0  # bytes per second that a connection reads; 0: all that comes
+    receive_buffer: int = 0  # bytes, SO_RCVBUF; 0: the system's default
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One connection."""
+
+    socket: socket.socket
+    group: Group
+    number: int
+    scanner: Scanner
+    setup: Setup | None  # None once subscribed
+    began: int  # nanoseconds
+    receive: Callable[[bytearray], int]
+    sampler: Sampler | None = None  # the scanner, if it is one
+    inbox: bytes = b""  # while setting up: what isn't a whole frame yet
+    upgraded: bool = False
+    leaving: bool = False  # a close frame is sent
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """A group and what happened to it."""
+
+    plan: Plan
+    stride: Stride = field(default_factory=Stride)
+    notes: Notes = field(default_factory=Notes)
+    latencies: Histogram = field(default_factory=Histogram)  # publish to receive
+    setups: Histogram = field(default_factory=Histogram)  # connect to subscribed
+    links: dict[int, Link] = field(default_factory=dict)  # by descriptor, oldest first
+    due: deque[int] = field(default_factory=deque)  # numbers of connections to open
+    tokens: dict[int, str] = field(default_factory=dict)  # by number
+    sequences: list[tuple[Sequences, tuple[int, ...]]] = field(default_factory=list)  # with the topics
+    setting_up: int = 0
+    subscribed: int = 0  # ever
+    messages: int = 0
+    bytes: int = 0
+    reads: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # handshakes that came to nothing, by reason
+    broken: Counter[str] = field(default_factory=Counter)  # subscribed connections that ended unasked, by reason
+    left: int = 0  # connections that ended as asked
+    last_message: int = 0  # nanoseconds
+    opening: dict[str, Any] | None = None  # the command that is answered when all are open
+    opened_at: int = 0  # nanoseconds: when the opening began
+    opened_cpu: int = 0
+    deadline: float = 0.0
+    churn: float = 0.0  # connections replaced per second
+    churned: float = 0.0  # fractions of a connection that are due
+
+    def topics_of(self, number: int) -> tuple[int, ...]:
+        """The topics of a connection."""
+        plan = self.plan
+        begin = number * plan.topics_each
+        return tuple(plan.first_topic + (begin + place) % plan.topics for place in range(plan.topics_each))
+
+    def sampled(self, number: int) -> bool:
+        """Whether a connection is sampled: they are spread evenly, as those served first have it best."""
+        plan = self.plan
+        step = max(plan.count // plan.sampled, 1) if plan.sampled else 0
+        place = number - plan.first
+        return bool(step) and place % step == step // 2 and place // step < plan.sampled
+
+
+class Generator:
+    """The process."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._links: dict[int, Link] = {}
+        self._groups: dict[str, Group] = {}
+        self._buffer = bytearray(READ_SIZE)
+        self._commands = b""
+        self._draining: dict[str, Any] | None = None
+        self._drain_moved = (0, 0.0)  # messages, and when that number last grew
+        self._running = True
+        self._next_tick = 0.0
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serve until the standard input ends."""
+        os.set_blocking(_STDIN, False)
+        self._epoll.register(_STDIN, select.EPOLLIN)
+        poll, links = self._epoll.poll, self._links
+        while self._running:
+            for descriptor, mask in poll(TICK, BATCH):
+                link = links.get(descriptor)
+                if link is None:
+                    if descriptor == _STDIN:
+                        self._read_commands()
+                elif link.setup is None:
+                    self._read(link)
+                else:
+                    self._set_up(link, mask)
+            now = time.monotonic()
+            if now >= self._next_tick:
+                self._next_tick = now + TICK
+                self._tick(now)
+            for group in self._groups.values():
+                if group.due:
+                    self._open_more(group)
+        for link in list(self._links.values()):
+            link.socket.close()
+
+    def _read(self, link: Link) -> None:
+        """The hot path: one read, counted."""
+        group = link.group
+        try:
+            size = link.receive(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._gone(link, errno.errorcode.get(exc.errno or 0, "?"))
+            return
+        if not size:
+            self._gone(link, "end of stream")
+            return
+        now = time.monotonic_ns()
+        if link.sampler is not None:
+            link.sampler.now = now
+        scanner = link.scanner
+        count = scanner.feed(self._buffer, size)
+        group.bytes += size
+        group.reads += 1
+        if count:
+            group.messages += count
+            group.last_message = now
+        if scanner.outbox:
+            self._answer(link)
+
+    def _tick(self, now: float) -> None:
+        for group in self._groups.values():
+            if group.plan.slow:
+                self._trickle(group)
+            if group.churn:
+                self._replace(group)
+            if group.opening is not None and now > group.deadline:
+                group.failures["timeout"] += len(group.due) + group.setting_up
+                group.due.clear()
+                for link in [link for link in group.links.values() if link.setup is not None]:
+                    self._forget(link)
+                self._opened(group)
+        if self._draining is not None:
+            self._check_drained(now)
+
+    def _answer(self, link: Link) -> None:
+        """Send the pongs that are due."""
+        answer, link.scanner.outbox = link.scanner.outbox, b""
+        if answer:
+            self._send(link, answer)
+
+    # Opening.
+
+    def _open_more(self, group: Group) -> None:
+        while group.due and group.setting_up < group.plan.in_flight:
+            self._connect(group, group.due.popleft())
+
+    def _connect(self, group: Group, number: int) -> None:
+        plan = group.plan
+        address = plan.addresses[number % len(plan.addresses)]
+        topics = group.topics_of(number)
+        began = time.monotonic_ns()
+        try:
+            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            if plan.receive_buffer:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, plan.receive_buffer)
+            if plan.first + plan.count > PORTS_PER_ADDRESS:
+                connection.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+                connection.bind((f"127.0.0.{2 + number // PORTS_PER_ADDRESS}", 0))
+            failed = connection.connect_ex(address)
+        except OSError as exc:
+            failed = exc.errno or errno.EIO
+        if failed not in (0, errno.EINPROGRESS):
+            group.failures[errno.errorcode.get(failed, "?")] += 1
+            self._check_opened(group)
+            return
+        setup = DIALECTS[plan.dialect](f"{address[0]}:{address[1]}", topics, group.tokens.get(number, "none"))
+        scanner = self._scanner(group, number, topics, setup.joined)
+        sampler = scanner if isinstance(scanner, Sampler) else None
+        link = Link(connection, group, number, scanner, setup, began, connection.recv_into, sampler)
+        self._links[connection.fileno()] = group.links[connection.fileno()] = link
+        group.setting_up += 1
+        # On loopback the connection stands when connect() returns, unless the accept queue is full: so write at once.
+        try:
+            connection.send(setup.request())
+            self._epoll.register(connection, select.EPOLLIN)
+        except BlockingIOError:
+            self._epoll.register(connection, select.EPOLLIN | select.EPOLLOUT)
+        except OSError as exc:
+            self._fail(link, _reason(connection, exc))
+
+    def _scanner(self, group: Group, number: int, topics: tuple[int, ...], joined: bool) -> Scanner:
+        if group.sampled(number):
+            sequences = Sequences(group.plan.from_start)
+            group.sequences.append((sequences, topics))
+            return Sampler(group.stride, group.notes, sequences, group.latencies, joined)
+        return Marks() if joined else Frames(group.stride, group.notes)
+
+    def _set_up(self, link: Link, mask: int) -> None:
+        try:
+            if mask & select.EPOLLOUT:
+                link.socket.send(link.setup.request() if link.setup else b"")
+                self._epoll.modify(link.socket, select.EPOLLIN)
+                return
+            data = link.socket.recv(READ_SIZE)
+            if not data:
+                raise Refused("end of stream")
+            self._progress(link, link.inbox + data)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._fail(link, _reason(link.socket, exc))
+        except Refused as exc:
+            self._fail(link, str(exc))
+
+    def _progress(self, link: Link, data: bytes) -> None:
+        setup = link.setup
+        assert setup is not None
+        answer = b""
+        if not link.upgraded:
+            head, found, rest = data.partition(b"\r\n\r\n")
+            if not found:
+                link.inbox = data
+                return
+            link.upgraded, data = True, rest
+            answer = setup.upgraded(head.split(b"\r\n", 1)[0])
+        position = 0
+        while not setup.done and (frame := frame_at(data, position)):
+            begin, end = frame
+            if data[position] & 0x0F == 8:
+                raise Refused(f"closed with {close_code(data[begin:end])}")
+            if data[position] & 0x0F > 8 or MARK in data[begin:end]:
+                # A ping, or a message of one of several topics, before all are subscribed.
+                self._count(link, data[position:end])
+            else:
+                answer += setup.hear(data[begin:end])
+            position = end
+        link.inbox = data[position:]
+        if answer:
+            link.socket.send(answer)
+        if setup.done:
+            self._subscribed(link)
+
+    def _count(self, link: Link, data: bytes) -> None:
+        if link.sampler is not None:
+            link.sampler.now = time.monotonic_ns()
+        link.group.messages += link.scanner.walk(data)
+        link.group.bytes += len(data)
+        self._answer(link)
+
+    def _subscribed(self, link: Link) -> None:
+        group = link.group
+        link.setup = None
+        group.setting_up -= 1
+        group.subscribed += 1
+        group.setups.add((time.monotonic_ns() - link.began) // 1000)
+        rest, link.inbox = link.inbox, b""
+        if rest:
+            self._count(link, rest)
+        if group.plan.slow:
+            self._epoll.modify(link.socket, select.EPOLLRDHUP)
+        self._check_opened(group)
+
+    def _fail(self, link: Link, reason: str) -> None:
+        link.group.failures[reason] += 1
+        self._forget(link)
+        self._check_opened(link.group)
+
+    def _check_opened(self, group: Group) -> None:
+        if group.opening is not None and not group.due and not group.setting_up:
+            self._opened(group)
+
+    def _opened(self, group: Group) -> None:
+        assert group.opening is not None
+        self._reply(
+            group.opening,
+            {
+                "seconds": (time.monotonic_ns() - group.opened_at) / 1e9,
+                "cpu": (time.process_time_ns() - group.opened_cpu) / 1e9,
+                "subscribed": len(group.links),
+                "failures": dict(group.failures),
+                "setups": group.setups.dump(),
+            },
+        )
+        group.opening = None
+
+    # Ending.
+
+    def _gone(self, link: Link, reason: str) -> None:
+        """A subscribed connection has ended."""
+        if link.leaving:
+            link.group.left += 1
+        else:
+            link.group.broken[reason] += 1
+        self._forget(link)
+
+    def _forget(self, link: Link) -> None:
+        descriptor = link.socket.fileno()
+        del self._links[descriptor], link.group.links[descriptor]
+        if link.setup is not None:
+            link.group.setting_up -= 1
+        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        link.socket.close()  # takes it out of epoll
+
+    def _send(self, link: Link, data: bytes) -> None:
+        try:
+            link.socket.send(data)
+        except OSError:
+            return  # the next read tells
+
+    # What isn't driven by sockets.
+
+    def _trickle(self, group: Group) -> None:
+        portion = max(int(group.plan.slow * TICK), 1)
+        view = memoryview(self._buffer)[:portion]
+        for link in [link for link in group.links.values() if link.setup is None]:
+            try:
+                size = link.socket.recv_into(view)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                self._gone(link, errno.errorcode.get(exc.errno or 0, "?"))
+                continue
+            if not size:
+                self._gone(link, "end of stream")
+                continue
+            group.bytes += size
+            group.messages += link.scanner.feed(self._buffer, size)
+
+    def _replace(self, group: Group) -> None:
+        """Say goodbye to the oldest, and let as many come as have gone."""
+        group.churned += group.churn * TICK
+        leaving = [link for link in group.links.values() if link.setup is None and not link.leaving]
+        for link in leaving[: int(group.churned)]:
+            group.churned -= 1
+            link.leaving = True
+            self._send(link, NORMAL_CLOSURE)
+            group.due.append(link.number)
+
+    def _check_drained(self, now: float) -> None:
+        command = self._draining
+        assert command is not None
+        received = sum(group.messages for group in self._groups.values() if group.plan.from_start)
+        moved, at = self._drain_moved
+        if received != moved:
+            self._drain_moved = (received, now)
+        expected = self._expected(command["published"], command["topics"])
+        quiet = received == moved and now - at > command["quiet"]
+        if received >= expected or quiet or now > command["deadline"]:
+            self._draining = None
+            self._reply(command, self._stats(command["published"], command["topics"]) | {"expected": expected})
+
+    def _expected(self, published: int, topics: int) -> int:
+        total = 0
+        for group in self._groups.values():
+            plan = group.plan
+            if plan.from_start and not plan.slow:
+                if plan.topics == plan.topics_each == 1 and not plan.first_topic:
+                    total += published * plan.count
+                else:
+                    listeners = Counter[int]()
+                    for number in range(plan.first, plan.first + plan.count):
+                        listeners.update(group.topics_of(number))
+                    total += sum(
+                        due_by(published, topics, topic) * count for topic, count in listeners.items() if topic < topics
+                    )
+        return total
+
+    # Commands.
+
+    def _read_commands(self) -> None:
+        try:
+            data = os.read(_STDIN, 1 << 20)
+        except BlockingIOError:
+            return
+        if not data:
+            self._running = False
+            return
+        *lines, self._commands = (self._commands + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, command: dict[str, Any]) -> None:
+        match command["do"]:
+            case "open":
+                self._open(command)
+            case "stats":
+                self._reply(command, self._stats())
+            case "drain":
+                command["deadline"] = time.monotonic() + command["timeout"]
+                self._draining = command
+                self._drain_moved = (-1, time.monotonic())
+            case "storm":
+                self._storm(self._groups[command["group"]], command)
+            case "churn":
+                self._groups[command["group"]].churn = command["rate"]
+                self._reply(command, {})
+            case "close":
+                self._close(self._groups[command["group"]])
+                self._reply(command, {})
+            case unknown:
+                raise ValueError(f"no such command: {unknown}")
+
+    def _open(self, command: dict[str, Any]) -> None:
+        known = {each.name for each in fields(Plan)}
+        plan = Plan(**{name: value for name, value in command.items() if name in known})
+        plan.addresses = [(host, port) for host, port in plan.addresses]
+        group = self._groups[plan.group] = Group(plan)
+        if plan.key:
+            expires = int(time.time()) + 86_400
+            group.tokens = {
+                number: token(plan.key.encode(), f"client-{number}", expires)
+                for number in range(plan.first, plan.first + plan.count)
+            }
+        self._begin(group, command)
+
+    def _begin(self, group: Group, command: dict[str, Any]) -> None:
+        plan = group.plan
+        group.opening = command
+        group.opened_at, group.opened_cpu = time.monotonic_ns(), time.process_time_ns()
+        group.deadline = time.monotonic() + plan.timeout
+        group.due.extend(range(plan.first, plan.first + plan.count))
+        self._check_opened(group)
+
+    def _storm(self, group: Group, command: dict[str, Any]) -> None:
+        self._close(group)
+        group.setups = Histogram()
+        self._begin(group, command)
+
+    def _close(self, group: Group) -> None:
+        group.due.clear()
+        for link in list(group.links.values()):
+            self._forget(link)
+
+    def _stats(self, published: int | None = None, topics: int = 1) -> dict[str, Any]:
+        return {
+            "at": time.monotonic_ns(),
+            "cpu": time.process_time_ns() / 1e9,
+            "groups": {name: _group_stats(group, published, topics) for name, group in self._groups.items()},
+        }
+
+    def _reply(self, command: dict[str, Any], answer: dict[str, Any]) -> None:
+        print(json.dumps({"id": command.get("id"), **answer}), flush=True)
+
+
+def _reason(connection: socket.socket, exc: OSError) -> str:
+    """Why a connection could not be set up.
+
+    A write to a socket whose connect() was refused may say EPIPE; the refusal is then still the socket's own error.
+    """
+    failed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or exc.errno or 0
+    return errno.errorcode.get(failed, "?")
+
+
+def _group_stats(group: Group, published: int | None, topics: int) -> dict[str, Any]:
+    checked = [(sequences, sequences.lost(published, topics, listens)) for sequences, listens in group.sequences]
+    return {
+        "connections": sum(link.setup is None for link in group.links.values()),
+        "setting_up": group.setting_up,
+        "subscribed": group.subscribed,
+        "left": group.left,
+        "messages": group.messages,
+        "bytes": group.bytes,
+        "reads": group.reads,
+        "last_message": group.last_message,
+        "latencies": group.latencies.dump(),
+        "setups": group.setups.dump(),
+        "sampled": len(checked),
+        "checked": sum(sequences.seen for sequences, _ in checked),
+        "lost": sum(lost for _, lost in checked),
+        "duplicated": sum(sequences.duplicated for sequences, _ in checked),
+        "out_of_order": sum(sequences.out_of_order for sequences, _ in checked),
+        "failures": dict(group.failures),
+        "broken": dict(group.broken),
+        "closes": {str(code): count for code, count in group.notes.closes.items()},
+        "pings": group.notes.pings,
+        "notes": dict(group.notes.texts.most_common(5)),
+    }
+
+
+def main() -> int:
+    """Run the generator."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    Generator().run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
