@@ -1,0 +1,305 @@
+"""Faults of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import hiredis
+from redis.crc import key_slot
+
+from tests.faults.ledger import Message, Route, Server, fate
+from tests.faults.pipe import Pipe, ask
+from tests.faults.scene import TOPICS, Fault
+from tests.faults.topologies import ClusterOfSix, Node, redis_version, until
+from tests.faults.watch import ObservedDaemon
+
+__all__ = ["FAULTS", "HEAVY", "ClusterStage", "open_stage"]
+
+PATIENCE = 0.3
+"""Seconds that the publisher waits for an answer before it takes a node for frozen."""
+
+SHUNNED = 0.5
+"""Seconds that the publisher leaves such a node alone."""
+
+ASK = 0.05
+"""Seconds between two questions of the publisher who the owners are, while a node is away."""
+
+MANY_TOPICS = tuple(f"many-{number}" for number in range(50_000 - len(TOPICS)))
+
+
+class ToOwners:
+    """Publishes each message at the master of its slot."""
+
+    def __init__(self, cluster: ClusterOfSix) -> None:
+        self._ports = [node.port for node in cluster.nodes]
+        self._owners = cluster.owners()
+        self._pipes: dict[int, Pipe] = {}
+        self._shunned: dict[int, float] = {}  # ports of nodes that are away, and until when
+        self._asked_at = 0.0
+
+    def publish(self, batch: Sequence[Message]) -> list[bool | None]:
+        """Publish; say of each message whether Redis has accepted it, None if nobody knows."""
+        self._refresh()
+        fates = self._publish(batch)
+        moved = [message for message in batch if fates[message] is MOVED]
+        fates |= self._publish(moved)
+        return [None if fates[message] is None else fates[message] is True for message in batch]
+
+    def _publish(self, batch: Iterable[Message]) -> dict[Message, object]:
+        shares: dict[int, list[Message]] = {}
+        for message in batch:
+            shares.setdefault(self._owners[key_slot(message[0].encode())], []).append(message)
+        fates: dict[Message, object] = {}
+        for port, share in shares.items():
+            fates |= self._publish_at(port, share)
+        return fates
+
+    def _publish_at(self, port: int, share: Sequence[Message]) -> Mapping[Message, object]:
+        if self._is_shunned(port):
+            return dict.fromkeys(share, False)
+        try:
+            pipe = self._pipes.get(port) or self._pipes.setdefault(port, Pipe(port, patience=PATIENCE))
+        except OSError:
+            self._shun(port)
+            return dict.fromkeys(share, False)
+        replies = pipe.run([("SPUBLISH", *message) for message in share])
+        if None in replies:
+            self._shun(port)
+        return {message: self._read(reply) for message, reply in zip(share, replies, strict=True)}
+
+    def _read(self, reply: object) -> object:
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("MOVED "):
+            _, slot, place = str(reply).split(" ")
+            self._owners[int(slot)] = int(place.rsplit(":", 1)[1])
+            return MOVED
+        return fate(reply)
+
+    def _shun(self, port: int) -> None:
+        self._shunned[port] = time.monotonic() + SHUNNED
+        if (pipe := self._pipes.pop(port, None)) is not None:
+            pipe.close()
+
+    def _is_shunned(self, port: int) -> bool:
+        return self._shunned.get(port, 0.0) > time.monotonic()
+
+    def _refresh(self) -> None:
+        """While a node is away, ask another one who owns what."""
+        now = time.monotonic()
+        if now - self._asked_at < ASK or not any(map(self._is_shunned, self._ports)):
+            return
+        self._asked_at = now
+        port = next((port for port in self._ports if not self._is_shunned(port)), 0)
+        try:
+            ranges = ask(port, "CLUSTER", "SLOTS", patience=PATIENCE)
+        except (hiredis.HiredisError, OSError):
+            self._shun(port)
+            return
+        for first, last, master, *_ in ranges:
+            self._owners[first : last + 1] = [int(master[1])] * (last + 1 - first)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for pipe in self._pipes.values():
+            pipe.close()
+
+
+MOVED = "moved"
+"""What becomes of a message that is published at the wrong node: it is published again."""
+
+
+class ClusterStage:
+    """The nodes, which all faults share, and a daemon in front of them."""
+
+    kind = "cluster"
+    daemon: ObservedDaemon
+
+    def __init__(self, cluster: ClusterOfSix) -> None:
+        self.cluster = cluster
+        self.program: Sequence[str] = ObservedDaemon.program
+        self.topics: tuple[str, ...] = TOPICS
+        self.environment = {"WSD_REDIS_URL": cluster.url}
+
+    async def begin(self) -> None:
+        """Make it whole, and choose a victim."""
+        self.more_topics: tuple[str, ...] = ()
+        self.idlers = 0
+        self.moving: tuple[str, ...] = ()  # topics whose slots will change masters
+        await asyncio.to_thread(self.cluster.settle)
+        owners = await asyncio.to_thread(self.cluster.owners)
+        self.victim = self.cluster.at(owners[key_slot(TOPICS[0].encode())])
+        self.replica = await asyncio.to_thread(self.cluster.replica_of, self.victim)
+        self.hit = [topic for topic in TOPICS if owners[key_slot(topic.encode())] == self.victim.port]
+        self._publish_at = 0  # a node for PUBLISH; 0: SPUBLISH
+
+    async def end(self) -> None:
+        """The next fault makes it whole."""
+
+    def route(self) -> Route:
+        """Messages are published at the masters."""
+        return Server(self._publish_at) if self._publish_at else ToOwners(self.cluster)
+
+    def publish_at(self, node: Node) -> None:
+        """Publish with PUBLISH, at one node."""
+        self._publish_at = node.port
+
+
+@asynccontextmanager
+async def open_stage() -> AsyncIterator[ClusterStage]:
+    """Start the nodes."""
+    cluster = ClusterOfSix()
+    await asyncio.to_thread(cluster.__enter__)
+    try:
+        yield ClusterStage(cluster)
+    finally:
+        await asyncio.to_thread(cluster.__exit__, None, None, None)
+
+
+def hit(stage: ClusterStage) -> Collection[str]:
+    """The topics of the victim."""
+    return stage.hit
+
+
+async def kill(stage: ClusterStage) -> None:
+    """End the victim without a warning."""
+    stage.victim.stop()
+
+
+async def freeze(stage: ClusterStage) -> None:
+    """Stop the victim; its connections stay open."""
+    stage.victim.freeze()
+
+
+async def until_replaced(stage: ClusterStage) -> None:
+    """Wait until the victim's replica has its slots."""
+    await asyncio.to_thread(until, lambda: stage.cluster.owner(stage.hit[0]) is not stage.victim, "another owner")
+
+
+async def fail_over(stage: ClusterStage) -> None:
+    """Let the replica take over with the victim's consent: nothing is lost on Redis's side."""
+    await asyncio.to_thread(stage.cluster.fail_over, stage.victim)
+
+
+async def cut_link(stage: ClusterStage) -> None:
+    """Cut off whoever listens to the victim."""
+    await asyncio.to_thread(stage.victim, "CLIENT", "KILL", "TYPE", "pubsub")
+
+
+async def choose_moving(stage: ClusterStage) -> None:
+    """Choose half of the victim's topics: those in its first slots, which redis-cli moves first."""
+    stage.moving = tuple(sorted(stage.hit, key=_slot)[: len(stage.hit) // 2])
+
+
+async def reshard(stage: ClusterStage) -> None:
+    """Move them to another master, with all slots before them."""
+    owners = await asyncio.to_thread(stage.cluster.owners)
+    slots = owners[: max(map(_slot, stage.moving)) + 1].count(stage.victim.port)
+    target = next(node for node in await asyncio.to_thread(stage.cluster.masters) if node is not stage.victim)
+    await asyncio.to_thread(stage.cluster.reshard, stage.victim, target, slots)
+
+
+async def until_moved(stage: ClusterStage) -> None:
+    """Wait until another master has the last of them."""
+    last = max(stage.moving, key=_slot)
+    await asyncio.to_thread(until, lambda: stage.cluster.owner(last) is not stage.victim, "the move of the slots")
+
+
+async def choose_first(stage: ClusterStage) -> None:
+    """Choose one topic."""
+    stage.moving = TOPICS[:1]
+
+
+async def move_on(stage: ClusterStage) -> None:
+    """Move its slot to another master."""
+    slot = _slot(stage.moving[0])
+
+    def move() -> None:
+        masters = stage.cluster.masters()
+        at = masters.index(stage.cluster.owner(stage.moving[0]))
+        stage.cluster.move_slots([slot], masters[at - 1])
+
+    await asyncio.to_thread(move)
+
+
+def moving(stage: ClusterStage) -> Collection[str]:
+    """The topics that are moved."""
+    return stage.moving
+
+
+def _slot(topic: str) -> int:
+    return int(key_slot(topic.encode()))
+
+
+async def kill_shard(stage: ClusterStage) -> None:
+    """End the victim and its replica: nobody serves its slots, and the cluster says that it is down."""
+    stage.victim.stop()
+    stage.replica.stop()
+
+
+async def kill_all(stage: ClusterStage) -> None:
+    """End all nodes."""
+    for node in stage.cluster.nodes:
+        node.stop()
+
+
+async def start_again(stage: ClusterStage) -> None:
+    """Start what was ended, and wait until all is well."""
+    await asyncio.to_thread(stage.cluster.settle)
+
+
+async def publish_classic(stage: ClusterStage) -> None:
+    """Publish at a replica, which the daemon does not listen to and no fault hits."""
+    stage.publish_at(stage.replica)
+
+
+async def kill_listened(stage: ClusterStage) -> None:
+    """End the node that the daemon listens to."""
+    (listened,) = await asyncio.to_thread(lambda: [node for node in stage.cluster.masters() if _is_listened(node)])
+    listened.stop()
+
+
+def _is_listened(node: Node) -> bool:
+    clients = str(node.tell("CLIENT", "LIST", "TYPE", "pubsub")).splitlines()
+    return any(" name=wsd " in client for client in clients)
+
+
+async def with_many_topics(stage: ClusterStage) -> None:
+    """Let a client listen to so many topics that resubscribing them takes a while."""
+    stage.more_topics, stage.idlers = MANY_TOPICS, 1
+
+
+def too_old() -> str:
+    """Why sharded Pub/Sub can't be had, or ``""``."""
+    return "" if redis_version() >= (7, 0) else "sharded Pub/Sub needs Redis 7.0"
+
+
+def cluster_fault(name: str, *acts: object, **more: object) -> Fault[ClusterStage]:
+    """A fault that hits one node."""
+    return Fault(name, *acts, **({"affected": hit, "impossible": too_old} | more))  # type: ignore[arg-type]
+
+
+FAULTS: list[Fault[ClusterStage]] = [
+    cluster_fault("node killed", kill, recovery=until_replaced),
+    cluster_fault("node frozen", freeze, recovery=until_replaced),
+    cluster_fault("CLUSTER FAILOVER", fail_over, recovery=until_replaced),
+    cluster_fault("CLIENT KILL at one node", cut_link),
+    cluster_fault("slots migrate", reshard, prepare=choose_moving, recovery=until_moved, affected=moving),
+    cluster_fault("a shard is down", kill_shard, restore=start_again),
+    cluster_fault("all nodes are down", kill_all, restore=start_again, affected=None),
+    cluster_fault("a slot migrates, 100 times", move_on, prepare=choose_first, affected=moving, times=100),
+    Fault("classic: node killed", kill_listened, prepare=publish_classic, settings={"WSD_PUBSUB": "classic"}),
+]
+
+HEAVY: list[Fault[ClusterStage]] = [
+    cluster_fault(
+        "node killed, 50,000 topics",
+        kill,
+        prepare=with_many_topics,
+        recovery=until_replaced,
+        settings={"WSD_MAX_TOPICS": "100000"},
+        heal_bound=30.0,
+        cpu_bound=0.6,
+    ),
+]

@@ -1,0 +1,22 @@
+"""``wsd`` that counts on SIGUSR1 what it holds: ``python -m tests.faults.observed serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+
+from wsd.cli import main
+
+
+def tell(number: int, frame: object) -> None:
+    """Write one line beside the log."""
+    gc.collect()
+    sys.stderr.write(f"tasks={len(asyncio.all_tasks())} objects={len(gc.get_objects())}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, tell)
+    sys.exit(main())

@@ -1,0 +1,393 @@
+"""One fault: what happens, what must follow, and what was measured.
+
+A fault is played in five acts. All is well for half a second; the fault *strikes*; the daemon *notices*; Redis becomes
+*usable* again, because the scene restores it or because it recovers by itself; the daemon *heals*. Numbered messages
+are published throughout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Generic, Protocol, TypeVar
+
+from tests.faults.ledger import GAP, Balance, Idler, Listener, Publisher, Route, balance
+from tests.faults.watch import Holdings, ObservedDaemon, Watch, near
+from tests.servers import eventually
+
+__all__ = ["CLIENTS", "HEARTBEAT", "TOPICS", "Fault", "Row", "Scene", "Stage", "measure"]
+
+HEARTBEAT = 1.0
+"""Seconds: the daemon's redis_heartbeat."""
+
+TOPICS = tuple(f"fault-{number:02}" for number in range(20))
+"""The topics that numbers are published on."""
+
+CLIENTS = 3
+"""Clients that listen to all topics."""
+
+CALM = 0.5
+"""Seconds for which all is well before the fault, and after it has healed."""
+
+NOTICE_BOUND = 2 * HEARTBEAT + 3.0
+"""Seconds within which a fault must be noticed. The design promises two heartbeats, the rest is for a busy machine."""
+
+HEAL_BOUND = 2 * HEARTBEAT + 8.0
+"""Seconds within which the daemon must have healed once Redis is usable: up to two of back-off, one heartbeat for an
+attempt to connect that hangs, and the rest for a busy machine."""
+
+CPU_BOUND = 0.25
+"""Share of a core that the daemon may take while Redis is away. It takes some hundredths, of which /readyz is most."""
+
+CPU_SHORTEST = 1.0
+"""Seconds that a measurement of the CPU takes at least."""
+
+MEMORY_BOUND = 4 * 2**20
+"""Bytes by which the daemon may grow over 100 repetitions. A leak of one message's worth in each would be more."""
+
+TRUTH_BEFORE, TRUTH_AFTER = 0.5, 2 * HEARTBEAT + 2.0
+"""Seconds: a message that was lost at a time when /readyz said 200 must be followed by another answer within these, or
+closely preceded by one."""
+
+
+class Stage(Protocol):
+    """What a fault happens to: a deployment of Redis, and the daemon in front of it."""
+
+    kind: str  # of deployment, for the table
+    daemon: ObservedDaemon
+    program: Sequence[str]  # that runs the daemon
+    environment: dict[str, str]  # the daemon's settings, with WSD_REDIS_URL
+    topics: tuple[str, ...]  # with numbers
+    more_topics: tuple[str, ...]  # without numbers
+    idlers: int  # clients that listen to those
+
+    def route(self) -> Route:
+        """Where messages are published."""
+
+    async def begin(self) -> None:
+        """Make it whole, and as every fault finds it."""
+
+    async def end(self) -> None:
+        """End what the fault needed."""
+
+
+S = TypeVar("S", bound=Stage)
+Act = Callable[[S], Awaitable[object]]
+
+
+async def nothing(stage: Stage) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Fault(Generic[S]):
+    """What goes wrong.
+
+    Args:
+        name: for the table.
+        strike: makes it go wrong.
+        prepare: before the daemon starts.
+        restore: makes Redis usable again.
+        recovery: waits, from the strike on, until Redis is usable again by itself.
+        away: seconds from the notice until ``restore``.
+        harmless: whether the daemon has nothing to notice, since nothing can be lost.
+        affected: the topics that may lose messages, which must have a gap; the others must not have one. None: all.
+        ready_meanwhile: whether /readyz may say 200 before Redis is restored.
+        notice_bound: seconds from the strike until the daemon has noticed.
+        heal_bound: seconds from when Redis is usable until the daemon has healed.
+        cpu_bound: share of a core that the daemon may take while Redis is away.
+        log: words that the daemon's log must have.
+        padding: bytes that each message is longer.
+        times: how often it strikes. More than once: the daemon must not leak.
+        check: looks at the end for what else must be; returns remarks, and problems.
+        impossible: says why this machine can't play it, or ``""``.
+    """
+
+    name: str
+    strike: Act[S]
+    prepare: Act[S] = nothing
+    restore: Act[S] | None = None
+    recovery: Act[S] | None = None
+    away: float = 2.0
+    harmless: bool = False
+    affected: Callable[[S], Collection[str]] | None = None
+    ready_meanwhile: bool = False
+    notice_bound: float = NOTICE_BOUND
+    heal_bound: float = HEAL_BOUND
+    cpu_bound: float = CPU_BOUND
+    log: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    padding: int = 0
+    times: int = 1
+    check: Callable[[S], Awaitable[tuple[str, list[str]]]] | None = None
+    impossible: Callable[[], str] = lambda: ""
+
+
+@dataclass
+class Row:
+    """What was measured. Times in seconds; None where there is nothing to measure."""
+
+    name: str
+    kind: str
+    notice: float | None = None
+    heal: float | None = None
+    lost: int = 0  # messages, of the client that lost most
+    gaps: int = 0  # gap messages, of the client that got most
+    cpu: float | None = None  # share of a core
+    remarks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    skipped: str = ""
+    log: list[str] = field(default_factory=list)  # the daemon's
+
+
+async def measure(fault: Fault[S], stage: S) -> Row:
+    """Play a fault."""
+    row = Row(fault.name, stage.kind)
+    if reason := fault.impossible():
+        row.skipped = reason
+        return row
+    await stage.begin()
+    try:
+        await Scene(fault, stage, row).play()
+    except Exception as exc:
+        row.problems.append(f"{type(exc).__name__}: {exc}")
+    finally:
+        await stage.end()
+    return row
+
+
+class Scene(Generic[S]):
+    """A fault that is being played."""
+
+    def __init__(self, fault: Fault[S], stage: S, row: Row) -> None:
+        self._fault = fault
+        self._stage = stage
+        self._row = row
+        self._watch: Watch
+        self._publisher: Publisher
+        self._listeners: list[Listener] = []
+        self._struck = 0.0  # when
+        self._usable = 0.0  # when Redis was usable again
+
+    async def play(self) -> None:
+        """Play it, and fill the row."""
+        fault, stage = self._fault, self._stage
+        await fault.prepare(stage)
+        async with AsyncExitStack() as stack:
+            await self._start_daemon(stack)
+            self._watch = await stack.enter_async_context(Watch(stage.daemon))
+            await eventually(lambda: self._watch.ready, "ready")
+            for _ in range(CLIENTS):
+                listener = await stack.enter_async_context(Listener(stage.daemon.port, stage.topics))
+                self._listeners.append(listener)
+            idlers = [Idler(stage.daemon.port, stage.more_topics) for _ in range(stage.idlers)]
+            for idler in idlers:
+                await stack.enter_async_context(idler)
+            self._publisher = stack.enter_context(Publisher(stage.route(), stage.topics, fault.padding))
+            await eventually(lambda: all(self._flowing(0.0)), "numbers on all topics")
+            await asyncio.sleep(CALM)
+            if fault.times == 1:
+                await self._strike_once()
+            else:
+                await self._strike_often()
+            await asyncio.sleep(CALM)
+            await asyncio.to_thread(self._publisher.stop)
+            for listener in self._listeners:
+                await listener.catch_up(self._publisher.books)
+            if fault.check is not None:
+                remark, problems = await fault.check(stage)
+                self._row.remarks += [remark] * bool(remark)
+                self._row.problems += problems
+            await self._audit()
+            if any(idler.ended for idler in idlers):
+                self._row.problems.append("a client of the other topics was closed")
+
+    async def _start_daemon(self, stack: AsyncExitStack) -> None:
+        environment = {
+            "WSD_AUTH": "none",
+            "WSD_PORT": "0",
+            "WSD_ADMIN_PORT": "0",
+            "WSD_REDIS_HEARTBEAT": f"{HEARTBEAT:g}",
+            "WSD_MAX_REQUEST_RATE": "0",
+            "WSD_DRAIN_SECONDS": "0",
+            **self._stage.environment,
+            **self._fault.settings,
+        }
+
+        program = type("Program", (ObservedDaemon,), {"program": tuple(self._stage.program)})
+        self._stage.daemon = await asyncio.to_thread(lambda: program(**environment))
+        stack.callback(self._stage.daemon.kill)
+        self._row.log = self._stage.daemon.log
+
+    # What happens.
+
+    async def _strike_once(self) -> None:
+        fault, stage, row = self._fault, self._stage, self._row
+        self._struck = time.monotonic()
+        recovering = asyncio.create_task(self._recover())
+        try:
+            await fault.strike(stage)
+            noticed = await self._notice()
+            cpu, since = stage.daemon.cpu_seconds(), time.monotonic()
+            if fault.restore is not None or fault.harmless:
+                await asyncio.sleep(fault.away)
+            await recovering
+            seconds = time.monotonic() - since
+            if seconds >= CPU_SHORTEST and noticed is not None:
+                row.cpu = (stage.daemon.cpu_seconds() - cpu) / seconds
+        finally:
+            recovering.cancel()
+        if fault.restore is not None:
+            if noticed and not fault.ready_meanwhile and self._watch.said_ready(noticed + 0.1, time.monotonic()):
+                row.problems.append("/readyz said 200 while Redis was away")
+            await fault.restore(stage)
+            self._usable = time.monotonic()
+        if noticed is not None:
+            await self._heal(noticed)
+
+    async def _recover(self) -> None:
+        """Find out when Redis is usable, if nobody restores it."""
+        if self._fault.restore is None:
+            self._usable = self._struck
+            if self._fault.recovery is not None:
+                await self._fault.recovery(self._stage)
+                self._usable = time.monotonic()
+
+    async def _notice(self) -> float | None:
+        if self._fault.harmless:
+            return None
+        with suppress(AssertionError):
+            await eventually(lambda: self._watch.noticed(self._struck), patience=self._fault.notice_bound)
+        noticed = self._watch.noticed(self._struck)
+        if noticed is None:
+            self._row.problems.append(f"not noticed within {self._fault.notice_bound:g} s")
+        else:
+            self._row.notice = noticed - self._struck
+        return noticed
+
+    async def _heal(self, noticed: float) -> None:
+        try:
+            await eventually(lambda: self._healed_at(noticed), patience=self._fault.heal_bound)
+        except AssertionError:
+            dead = [topic for topic, when in zip(self._pairs(), self._flowing(noticed), strict=True) if when is None]
+            self._row.problems.append(
+                f"not healed {self._fault.heal_bound:g} s after Redis was usable; "
+                f"/readyz: {self._watch.reason.strip()!r}; nothing comes on {len(dead)} topics: {dead[:3]}"
+            )
+        else:
+            self._row.heal = max((self._healed_at(noticed) or 0.0) - self._usable, 0.0)
+
+    def _healed_at(self, noticed: float) -> float | None:
+        """When /readyz was 200 again and numbers came again on all topics; None if not yet."""
+        ready = self._watch.ready_again(noticed)
+        flowing = self._flowing(noticed)
+        if ready is None or None in flowing or not self._announced(self._struck):
+            return None
+        return max(ready, *(when for when in flowing if when is not None))
+
+    def _pairs(self) -> list[tuple[int, str]]:
+        return [(client, topic) for client in range(CLIENTS) for topic in self._stage.topics]
+
+    def _flowing(self, since: float) -> list[float | None]:
+        """For each client and topic: when the first number came after some time and the last gap."""
+        return [self._listeners[client].flowing(topic, since) for client, topic in self._pairs()]
+
+    def _announced(self, since: float) -> bool:
+        """Whether every topic that is affected has had a gap since some time, on every client."""
+        return all(
+            any(number == GAP and when > since for number, when in reversed(listener.seen[topic]))
+            for listener in self._listeners
+            for topic in self._affected()
+        )
+
+    def _affected(self) -> Collection[str]:
+        if self._fault.harmless:
+            return ()
+        return self._stage.topics if self._fault.affected is None else self._fault.affected(self._stage)
+
+    async def _strike_often(self) -> None:
+        """Strike again and again; compare what the daemon holds after a warm-up with what it holds at the end."""
+        notices, heals = [], []
+        before = None
+        for number in range(self._fault.times + self._fault.times // 5):
+            if number == self._fault.times // 5:
+                before = await asyncio.to_thread(self._stage.daemon.holdings)
+            self._struck = self._usable = time.monotonic()
+            await self._fault.strike(self._stage)
+            noticed = await self._notice()
+            if noticed is None:
+                return
+            await self._heal(noticed)
+            if self._row.problems:
+                return
+            notices.append(noticed - self._struck)
+            heals.append(self._row.heal or 0.0)
+        self._row.notice, self._row.heal = median(notices), median(heals)
+        assert before is not None
+        self._compare_holdings(before, await asyncio.to_thread(self._stage.daemon.holdings))
+
+    def _compare_holdings(self, before: Holdings, after: Holdings) -> None:
+        row = self._row
+        for what in ("descriptors", "threads", "tasks"):
+            was, now = getattr(before, what), getattr(after, what)
+            if now > was + 2:  # a scrape may be under way
+                row.problems.append(f"{what} grew from {was} to {now}")
+        if after.objects > before.objects + 2 * self._fault.times:
+            row.problems.append(f"objects grew from {before.objects} to {after.objects}")
+        if after.memory > before.memory + MEMORY_BOUND:
+            row.problems.append(f"memory grew by {after.memory - before.memory} bytes")
+        row.remarks.append(
+            f"descriptors {before.descriptors}, then {after.descriptors}; tasks {before.tasks}, then {after.tasks};"
+            f" memory {(after.memory - before.memory) / 2**20:+.1f} MiB"
+        )
+
+    # What must be.
+
+    async def _audit(self) -> None:
+        row, daemon = self._row, self._stage.daemon
+        found = balance(self._publisher.books, self._listeners)
+        row.lost = found.most_lost
+        row.gaps = max(
+            sum(found.gaps[client, topic] for topic in self._stage.topics) for client in range(len(self._listeners))
+        )
+        row.problems += found.problems[:5]
+        self._check_gaps(found)
+        self._check_truth(found)
+        if row.cpu is not None and row.cpu > self._fault.cpu_bound:
+            row.problems.append(f"the daemon took {row.cpu:.0%} of a core while Redis was away")
+        _, metrics = await self._watch.get("/metrics")
+        if "\nwsd_internal_errors_total 0.0\n" not in metrics:
+            row.problems.append("wsd_internal_errors_total is not 0")
+        for words in self._fault.log:
+            if not any(words in line for line in daemon.log):
+                row.problems.append(f"the log does not say {words!r}")
+        row.problems += daemon.complaints()[:3]
+        if daemon.process.poll() is not None:
+            row.problems.append(f"the daemon has ended with status {daemon.process.returncode}")
+
+    def _check_gaps(self, found: Balance) -> None:
+        """A gap for every topic that was affected, none for the others."""
+        affected = set(self._affected())
+        without = sorted({topic for (_, topic), gaps in found.gaps.items() if topic in affected and not gaps})
+        surplus = sorted({topic for (_, topic), gaps in found.gaps.items() if topic not in affected and gaps})
+        if without:
+            self._row.problems.append(f"no gap was announced on {len(without)} topics: {without[:3]}")
+        if surplus:
+            self._row.problems.append(f"gaps on {len(surplus)} topics that nothing happened to: {surplus[:3]}")
+
+    def _check_truth(self, found: Balance) -> None:
+        """What was lost was lost at a time when /readyz did not say 200, or soon would not."""
+        times = self._watch.unready_times()
+        lies = [
+            (topic, when) for _, topic, when in found.lost if not near(times, when - TRUTH_BEFORE, when + TRUTH_AFTER)
+        ]
+        if lies:
+            topic, when = lies[0]
+            self._row.problems.append(
+                f"{len(lies)} messages were lost while /readyz said 200, on {topic} {when - self._struck:.1f} s after"
+                " the fault"
+            )

@@ -1,0 +1,141 @@
+"""The daemon from outside: its process, its log, and what /readyz says all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from tests.servers import Daemon
+
+__all__ = ["Holdings", "ObservedDaemon", "Watch"]
+
+POLL = 0.05
+"""Seconds between two looks at /readyz. Answering costs the daemon about 1 % of a core."""
+
+LOST = re.compile(r"lost the link|[1-9]\d* channels have moved|taken away|had dropped \d+ subscriptions")
+"""In the log: messages may be missed from now on."""
+
+NO_ANSWER = 0
+"""Instead of an HTTP status."""
+
+
+class Holdings(NamedTuple):
+    """What a process holds."""
+
+    descriptors: int
+    threads: int
+    tasks: int  # of asyncio
+    objects: int  # that the garbage collector knows
+    memory: int  # bytes that are resident
+
+
+class ObservedDaemon(Daemon):
+    """``wsd serve``, observed."""
+
+    program = (sys.executable, "-m", "tests.faults.observed")
+
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def holdings(self) -> Holdings:
+        """What it holds now."""
+        self.signal(signal.SIGUSR1)
+        told = re.findall(r"\d+", self.wait_for("tasks="))
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        numbers = {name: int(value) for name, value in re.findall(r"^(Threads|VmRSS):\s+(\d+)", status, re.MULTILINE)}
+        descriptors = len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return Holdings(descriptors, numbers["Threads"], int(told[0]), int(told[1]), numbers["VmRSS"] * 1024)
+
+    def losses(self) -> list[float]:
+        """When the log said that messages may be missed from now on."""
+        return [when for when, line in zip(self.times, self.log, strict=False) if LOST.search(line)]
+
+    def complaints(self) -> list[str]:
+        """Lines of the log that speak of a bug."""
+        return [line.strip() for line in self.log if re.search(r"Traceback|\bERROR\b|\bCRITICAL\b", line)]
+
+
+class Watch:
+    """Looks at the daemon's admin port all the time."""
+
+    def __init__(self, daemon: ObservedDaemon) -> None:
+        self._daemon = daemon
+        self._polling: asyncio.Task[None] | None = None
+        self.samples: list[tuple[float, int]] = []  # when /readyz was asked, and the status
+        self.reason = ""  # what it said at last
+
+    async def __aenter__(self) -> Self:
+        self._polling = asyncio.create_task(self._poll())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._polling is not None
+        self._polling.cancel()
+        await asyncio.gather(self._polling, return_exceptions=True)
+
+    async def _poll(self) -> None:
+        while True:
+            asked = time.monotonic()
+            try:
+                async with asyncio.timeout(1):
+                    status, self.reason = await self.get("/readyz")
+            except (OSError, TimeoutError):
+                status = NO_ANSWER
+            self.samples.append((asked, status))
+            await asyncio.sleep(max(POLL - (time.monotonic() - asked), 0))
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Ask the admin port; return status and text."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._daemon.admin_port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        if not head:
+            raise ConnectionError("the daemon closed the connection")
+        return int(head.split()[1]), body.decode()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last answer was 200."""
+        return bool(self.samples) and self.samples[-1][1] == 200
+
+    def noticed(self, since: float) -> float | None:
+        """When /readyz or the log first said that something is wrong; None if neither has."""
+        times = [when for when, status in self.samples if status == 503] + self._daemon.losses()
+        return min((when for when in times if when >= since), default=None)
+
+    def ready_again(self, since: float) -> float | None:
+        """Since when /readyz says 200 without a break; None if it doesn't."""
+        found = None
+        for when, status in reversed(self.samples):
+            if status != 200 or when < since:
+                break
+            found = when
+        return found
+
+    def said_ready(self, start: float, end: float) -> bool:
+        """Whether /readyz said 200 at any time of a stretch."""
+        return any(status == 200 and start < when < end for when, status in self.samples)
+
+    def unready_times(self) -> list[float]:
+        """When /readyz or the log said that not everything is delivered, in order."""
+        return sorted([when for when, status in self.samples if status != 200] + self._daemon.losses())
+
+
+def near(times: Sequence[float], start: float, end: float) -> bool:
+    """Whether any of the times lies in a stretch."""
+    return any(start <= when <= end for when in times)
