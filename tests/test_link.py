@@ -178,6 +178,7 @@ async def test_a_permission_that_is_taken_away_and_given_back_ends_in_a_gap(
         own_redis("ACL", "SETUSER", "wsd", "resetchannels")  # Redis cuts off those who listen without permission
         await recorder.until("refused", b"given")
         assert link.up
+        assert "0 of 1 channels (1 refused by Redis)" in link.describe()
         own_redis("ACL", "SETUSER", "wsd", "&*")
         await recorder.until("gap", b"given")
         assert link.healed
@@ -307,6 +308,43 @@ async def test_a_redis_that_only_sends_messages_is_alive(own_redis: RedisServer)
             own_redis.publish("busy", "x")
             await asyncio.sleep(HEARTBEAT / 8)
         assert recorder.count("lost") == 0
+
+
+async def test_a_redis_that_does_not_hear_us_is_left_although_messages_come(own_redis: RedisServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with Proxy(own_redis.port) as proxy, linked(f"redis://127.0.0.1:{proxy.port}") as (link, recorder):
+        link.subscribe(b"busy")
+        await recorder.until("confirmed", b"busy")
+        proxy.upward.flow = Flow.DISCARD
+        deaf_since = loop.time()
+        while not recorder.count("lost"):
+            own_redis.publish("busy", "x")
+            await asyncio.sleep(HEARTBEAT / 8)
+            assert loop.time() - deaf_since < 3 * HEARTBEAT + 2
+        assert loop.time() - deaf_since > 2 * HEARTBEAT, "behind a burst an answer may come late"
+        assert "messages come, but no answer to" in link.problem
+        assert recorder.count("message") >= 8
+        proxy.heal()
+        await recorder.until("gap", b"busy")
+
+
+async def test_a_message_that_comes_before_its_gap_lies_under_it(own_redis: RedisServer) -> None:
+    async with Proxy(own_redis.port) as proxy, linked(f"redis://127.0.0.1:{proxy.port}") as (link, recorder):
+        link.subscribe(b"c")
+        await recorder.until("confirmed", b"c")
+        own_redis.publish("c", "before")
+        await recorder.until("message", b"c", b"before")
+        proxy.downward.flow = Flow.SWALLOW_PUSHES  # the confirmation that is to come will be lost
+        own_redis("CLIENT", "KILL", "TYPE", "pubsub")
+        await recorder.until("lost")
+        await eventually(lambda: own_redis.publish("c", "missed") == 1, "the subscription, seen from Redis")
+        proxy.heal()
+        own_redis.publish("c", "early")
+        await recorder.until("gap", b"c")
+        own_redis.publish("c", "after")
+        await recorder.until("message", b"c", b"after")
+        about = [event for event in recorder.events if event[0] in ("message", "gap")]
+        assert about == [("message", b"c", b"before"), ("gap", b"c"), ("message", b"c", b"after")]
 
 
 async def test_a_loop_that_was_held_up_does_not_blame_redis(own_redis: RedisServer) -> None:

@@ -24,9 +24,14 @@ class Flow(Enum):
 
 
 class Direction:
-    """One direction of all connections."""
+    """One direction of all connections.
 
-    def __init__(self) -> None:
+    Args:
+        resp3: whether it is what Redis sends, of which pushes can be told from replies.
+    """
+
+    def __init__(self, *, resp3: bool) -> None:
+        self._resp3 = resp3
         self.delay = 0.0  # seconds that the bytes take
         self._flow = Flow.PASS
         self._moving = asyncio.Event()
@@ -55,7 +60,8 @@ class Direction:
             await self._moving.wait()
             while data := await reader.read(CHUNK):
                 await self._moving.wait()
-                data = pushes.strip(data, self._flow is Flow.SWALLOW_PUSHES)
+                if self._resp3:
+                    data = pushes.strip(data, self._flow is Flow.SWALLOW_PUSHES)
                 if self._flow is not Flow.DISCARD:
                     due.put_nowait((loop.time() + self.delay, data))
             due.put_nowait((loop.time() + self.delay, None))
@@ -85,8 +91,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, ...]] = {}
         self.port = 0
-        self.upward = Direction()  # to Redis
-        self.downward = Direction()  # from Redis
+        self.upward = Direction(resp3=False)  # to Redis
+        self.downward = Direction(resp3=True)  # from Redis
 
     async def __aenter__(self) -> Self:
         await self.accept()

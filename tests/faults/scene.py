@@ -96,7 +96,7 @@ class Fault(Generic[S]):
         away: seconds from the notice until ``restore``.
         harmless: whether the daemon has nothing to notice, since nothing can be lost.
         affected: the topics that may lose messages, which must have a gap; the others must not have one. None: all.
-        ready_meanwhile: whether /readyz may say 200 before Redis is restored.
+        ready_meanwhile: whether /readyz may say 200 before Redis is restored, since what is lost is no fault of the link.
         notice_bound: seconds from the strike until the daemon has noticed.
         heal_bound: seconds from when Redis is usable until the daemon has healed.
         cpu_bound: share of a core that the daemon may take while Redis is away.
@@ -381,6 +381,8 @@ class Scene(Generic[S]):
 
     def _check_truth(self, found: Balance) -> None:
         """What was lost was lost at a time when /readyz did not say 200, or soon would not."""
+        if self._fault.ready_meanwhile:
+            return
         times = self._watch.unready_times()
         lies = [
             (topic, when) for _, topic, when in found.lost if not near(times, when - TRUTH_BEFORE, when + TRUTH_AFTER)

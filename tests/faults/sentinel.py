@@ -153,8 +153,8 @@ async def start_sentinels(stage: SentinelStage) -> None:
 
 
 async def cut_link(stage: SentinelStage) -> None:
-    """Cut off whoever listens to the master."""
-    await asyncio.to_thread(stage.master, "CLIENT", "KILL", "TYPE", "pubsub")
+    """Cut off whoever listens to the master, the Sentinels excepted: they would take it for down."""
+    await asyncio.to_thread(stage.master, "CLIENT", "KILL", "TYPE", "pubsub", "USER", "default")
 
 
 def failover(name: str, strike: Callable[[SentinelStage], Awaitable[None]]) -> Fault[SentinelStage]:

@@ -103,14 +103,20 @@ class Channels:
         self._states: dict[bytes, _State] = {}  # on this connection
         self._changed: dict[bytes, None] = {}  # channels to bring in line at the end of this pass
         self._idle: dict[bytes, float] = {}  # subscribed, unwanted: when to unsubscribe; oldest first
-        self._gapped: dict[bytes, None] = {}  # wanted channels whose messages have been missed, not confirmed since
+        # Wanted channels whose messages have been missed, not confirmed since. The link asks for every message.
+        self.gapped: dict[bytes, None] = {}
         self._refused: dict[bytes, float] = {}  # wanted, refused: when to try again; oldest first
         self._astray: dict[bytes, None] = {}  # wanted, but Redis says: not here, or not now
 
     @property
     def missing(self) -> int:
         """How many channels have listeners that may be missing messages now, except those that Redis refuses."""
-        return len(self._gapped)
+        return len(self.gapped)
+
+    @property
+    def refused(self) -> int:
+        """How many channels have listeners, but Redis does not permit them."""
+        return len(self._refused)
 
     @property
     def astray(self) -> int:
@@ -143,7 +149,7 @@ class Channels:
         if self._states.get(channel) is _State.SUBSCRIBED:
             return True
         if missed:
-            self._gapped[channel] = None
+            self.gapped[channel] = None
         self._reconcile(channel)
         return False
 
@@ -160,7 +166,7 @@ class Channels:
             Whether messages may be missed meanwhile.
         """
         subscribed = self._states.get(channel) is _State.SUBSCRIBED
-        missed = subscribed or channel in self._gapped or channel in self._refused
+        missed = subscribed or channel in self.gapped or channel in self._refused
         self._metrics.gaps += subscribed
         self._forget(channel)
         self._reconcile(channel)
@@ -168,7 +174,7 @@ class Channels:
 
     def _forget(self, channel: bytes) -> None:
         del self.wanted[channel]
-        self._gapped.pop(channel, None)
+        self.gapped.pop(channel, None)
         self._refused.pop(channel, None)
         self._astray.pop(channel, None)
 
@@ -230,8 +236,8 @@ class Channels:
         self._open = False
         lost = [channel for channel in self.wanted if self._states.get(channel) is _State.SUBSCRIBED]
         # Those still SUBSCRIBING have missed nothing that was promised.
-        self._gapped.update(dict.fromkeys(lost))
-        self._gapped.update(dict.fromkeys(self._refused))
+        self.gapped.update(dict.fromkeys(lost))
+        self.gapped.update(dict.fromkeys(self._refused))
         self._metrics.gaps += len(lost)
         self._refused.clear()
         self._astray.clear()
@@ -251,8 +257,8 @@ class Channels:
         if subscribed:
             self._states[channel] = _State.SUBSCRIBED
             if channel in self.wanted:
-                gap = channel in self._gapped
-                self._gapped.pop(channel, None)
+                gap = channel in self.gapped
+                self.gapped.pop(channel, None)
                 self._tell(self._events.on_confirmed, channel, gap)
             else:
                 self._idle[channel] = self._now() + LINGER
@@ -270,7 +276,7 @@ class Channels:
         self._idle.pop(channel, None)
         if channel not in self.wanted:
             return
-        self._gapped[channel] = None
+        self.gapped[channel] = None
         self._metrics.gaps += 1
         self._events.on_lost((channel,))
         if self._dialect.by_slot:
@@ -298,7 +304,7 @@ class Channels:
             self._reconcile(channel)
         while self._refused and (channel := next(iter(self._refused))) and self._refused[channel] <= now:
             del self._refused[channel]
-            self._gapped[channel] = None
+            self.gapped[channel] = None
             self._reconcile(channel)
 
     def retry(self) -> None:
@@ -335,7 +341,7 @@ class Channels:
         refusals.warning("channel", "Redis refuses the channel %a: %s", channel, public(reason))
         self._tell(self._events.on_refused, channel, "Redis does not permit this topic; ask the operator")
         if channel in self.wanted:  # it has listeners, from before the permission was taken away
-            self._gapped.pop(channel, None)
+            self.gapped.pop(channel, None)
             self._refused[channel] = self._now() + REFUSED_RETRY
 
     def _advice(self, reason: str) -> str:

@@ -6,7 +6,8 @@ brings what Redis has subscribed in line with what is wanted, and calls back wit
 It believes nothing for long:
 
 - Every half heartbeat it sends a PING, and a numbered message to itself (see `wsd.redis.probe`). A server that is
-  silent, or that answers and delivers nothing, is left within two heartbeats.
+  silent, or that answers and delivers nothing, is left within two heartbeats. One that delivers and does not answer, as
+  it hears nothing of us, is left within three: nothing is lost meanwhile, but nothing can be subscribed.
 - Every minute it asks the server which of its channels have subscribers, and how many subscriptions this connection
   has. A confirmed subscription that turns out dead is announced as lost and made again.
 - At each new connection it asks whether Redis has cut somebody off for an output buffer, since such an end looks like
@@ -42,6 +43,10 @@ MIN_CONNECT_TIMEOUT = 1.0
 BACKOFF_FIRST, BACKOFF_MAX = 0.1, 2.0
 """Seconds: bounds of the wait before connecting again. The wait is random up to a bound that doubles, so that the
 replicas of a fleet don't return to a restarted Redis in step."""
+
+ANSWER_HEARTBEATS = 2
+"""Heartbeats that an answer may take while messages come. It stands behind what Redis had for us before, at most 32 MiB
+unless configured otherwise; so much is read in seconds."""
 
 AUDIT_INTERVAL = 60.0
 """Seconds between two comparisons of what is believed with what the server says. Asking about 512 channels takes Redis
@@ -183,7 +188,8 @@ class Link:
     def describe(self) -> str:
         """Say in one line for people how it stands."""
         state = self.problem or self.probe.describe(monotonic())
-        return f"{self._place}: {self.confirmed} of {self.wanted} channels; {state}"
+        refused = f" ({self._channels.refused} refused by Redis)" if self._channels.refused else ""
+        return f"{self._place}: {self.confirmed} of {self.wanted} channels{refused}; {state}"
 
     # What is wanted.
 
@@ -235,6 +241,8 @@ class Link:
             self.probe.returned(payload, monotonic())
             return
         self.probe.delivering = True
+        if self._channels.gapped and channel in self._channels.gapped:
+            return  # the gap comes first, with the confirmation: this one lies under it too
         try:
             self._events.on_message(channel, payload)
         except Exception:
@@ -365,6 +373,8 @@ class Link:
         silence = now - wire.received_at
         if silence > self._heartbeat and wire.unanswered:
             return f"no answer to {wire.unanswered} for {silence:.1f} s"
+        if (waiting := wire.waiting(now)) > ANSWER_HEARTBEATS * self._heartbeat:
+            return f"messages come, but no answer to {wire.unanswered} for {waiting:.1f} s"
         reason = self.probe.overdue(monotonic(), self._heartbeat)
         self._metrics.probes_lost += bool(reason)
         return reason

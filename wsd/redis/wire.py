@@ -64,10 +64,13 @@ SHARDED = Dialect(
 class _Command:
     """A command that Redis hasn't answered yet."""
 
-    __slots__ = ("key", "name", "on_reply", "waiting")
+    __slots__ = ("key", "name", "on_reply", "sent_at", "waiting")
 
-    def __init__(self, name: str, on_reply: Callable[[Reply], object], channels: Iterable[bytes], key: bytes) -> None:
+    def __init__(
+        self, name: str, on_reply: Callable[[Reply], object], channels: Iterable[bytes], key: bytes, sent_at: float
+    ) -> None:
         self.name = name
+        self.sent_at = sent_at
         self.on_reply = on_reply
         self.waiting = dict.fromkeys(channels)  # the channels that are unanswered, in order
         self.key = key  # decides the slot, for commands that have one; else empty
@@ -125,7 +128,7 @@ class Wire(asyncio.Protocol):
             channels: more arguments: channels whose subscription changes.
             key: the channel that decides the slot, if it is one of ``words``.
         """
-        command = _Command(name, on_reply, channels, key)
+        command = _Command(name, on_reply, channels, key, self._loop.time())
         self._commands.append(command)
         if not self._output:
             self._loop.call_soon(self._flush)
@@ -150,6 +153,10 @@ class Wire(asyncio.Protocol):
         """The oldest command that is unanswered, or ``""``."""
         return self._commands[0].name if self._commands else ""
 
+    def waiting(self, now: float) -> float:
+        """For how many seconds that command has been unanswered."""
+        return now - self._commands[0].sent_at if self._commands else 0.0
+
     def fail(self, reason: str) -> None:
         """Give the connection up."""
         self.given_up = True
@@ -170,7 +177,7 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.torn = not self.given_up and self._reader.has_data()
         if not self.closed.done():
-            self.closed.set_result(f"connection lost: {exc}" if exc else "Redis closed the connection")
+            self.closed.set_result(f"connection lost: {exc}" if exc else "Redis closed the connection; its log may say why")
 
     def data_received(self, data: bytes) -> None:
         self.received_at = self._loop.time()
