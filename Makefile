@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types check bench bench-full bench-micro bench-locust test-all lock clean
+.PHONY: help run test lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,6 +34,12 @@ types: $(VENV)/installed ## check the types
 	$(BIN)/mypy
 
 check: lint types test ## all that CI runs
+
+faults: $(VENV)/installed ## break Redis in forty ways, and print what happened: two minutes
+	$(BIN)/python -m tests.faults $(ARGS)
+
+faults-soak: $(VENV)/installed ## let every fault strike a hundred times, and look for leaks: about two hours
+	$(BIN)/python -m tests.faults --times 100 $(ARGS)
 
 bench: $(VENV)/installed ## measure wsd and others beside it: two minutes, two cores
 	$(BIN)/python -m bench quick $(ARGS)

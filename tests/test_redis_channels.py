@@ -211,6 +211,59 @@ def test_a_refused_channel_with_listeners_is_tried_again_and_has_a_gap() -> None
     assert redis.events[2:] == [("gap", b"a")]
 
 
+def test_messages_are_withheld_until_the_gap_before_them_is_announced() -> None:
+    redis = Redis()
+    redis.have(b"a", b"b")
+    assert not redis.channels.withholds(b"a")
+    redis.channels.closed()
+    redis.channels.opened()
+    redis.confirm(b"a")
+    assert not redis.channels.withholds(b"a")
+    assert redis.channels.withholds(b"b"), "its confirmation was lost on the way"
+
+
+def test_messages_of_a_channel_that_is_elsewhere_now_are_withheld() -> None:
+    redis = Redis(SHARDED)
+    redis.have(b"a")
+    assert redis.channels.release(b"a")
+    assert redis.channels.withholds(b"a")
+    assert redis.end_pass() == [("SUNSUBSCRIBE", [b"a"])]
+    assert not redis.channels.want(b"a", missed=True), "it is here again, before the answer"
+    assert redis.channels.withholds(b"a"), "the gap comes first"
+    redis.channels.changed(b"a", False, True)
+    assert redis.end_pass() == [("SSUBSCRIBE", [b"a"])]
+    redis.confirm(b"a")
+    assert redis.events == [("gap", b"a")]
+    assert not redis.channels.withholds(b"a")
+
+
+@pytest.mark.parametrize("end", ["answer", "refusal", "lost"])
+def test_a_channel_that_is_elsewhere_is_forgotten_when_it_is_not_subscribed_any_more(end: str) -> None:
+    redis = Redis(SHARDED)
+    redis.have(b"a")
+    redis.channels.release(b"a")
+    redis.end_pass()
+    if end == "answer":
+        redis.channels.changed(b"a", False, True)
+    elif end == "refusal":
+        redis.refuse([b"a"], "MOVED 1 127.0.0.1:7000")
+    else:
+        redis.channels.closed()
+    assert not redis.channels.released
+
+
+def test_what_redis_takes_away_is_logged_once_for_each_pass(caplog: pytest.LogCaptureFixture) -> None:
+    redis = Redis(SHARDED)
+    redis.have(b"a", b"b", b"c")
+    redis.channels.unwant(b"c")
+    for channel in (b"a", b"b", b"c"):
+        redis.channels.changed(channel, False, False)
+    redis.end_pass()
+    assert [record.getMessage() for record in caplog.records] == [
+        "Redis has taken away 2 subscriptions by itself, the first that of b'a'"
+    ]
+
+
 def test_a_channel_that_redis_takes_away_is_a_gap_and_is_subscribed_again() -> None:
     redis = Redis()
     redis.have(b"a", b"b")

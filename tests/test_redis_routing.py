@@ -1,10 +1,10 @@
 """Which link a channel of a cluster is entrusted to, with nodes and links played. With a real cluster:
-test_redis_cluster.py."""
+test_redis_source.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -40,12 +40,14 @@ class PlayedNodes:
     def __init__(self, answer: Topology | LinkError) -> None:
         self.answer = answer
         self.asked = 0
+        self.doubters: list[Place] = []
 
     def address(self, place: Place) -> Address:
         return Address(*place)
 
-    async def ask(self) -> Topology:
+    async def ask(self, doubters: Sequence[Place] = ()) -> Topology:
         self.asked += 1
+        self.doubters = list(doubters)
         if isinstance(self.answer, LinkError):
             raise self.answer
         return self.answer
@@ -234,6 +236,8 @@ async def test_a_link_that_doubts_the_topology_has_it_looked_up_at_a_bounded_rat
         link.astray = True
         asked = house.nodes.asked
         link.on_trouble()
+        await eventually(lambda: house.nodes.asked > asked)
+        assert house.nodes.doubters == [A], "it is asked first of all"
         for _ in range(50):
             await asyncio.sleep(0.01)
             link.on_trouble()

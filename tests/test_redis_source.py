@@ -22,6 +22,11 @@ HEARTBEAT = 1.0
 CHANNELS = [b"app:%d" % number for number in range(300)]
 AGES = 40.0  # seconds; a failover takes some of them
 
+# What the README tells to permit: everywhere, to a user of a Cluster, and to a user of Sentinels.
+ACL = ("+@connection", "+@pubsub")
+CLUSTER_ACL = ("+cluster|slots", "+cluster|info", "+cluster|nodes")
+SENTINEL_ACL = ("+sentinel|get-master-addr-by-name",)
+
 needs_sharding = pytest.mark.skipif(redis_version() < (7,), reason="sharded Pub/Sub came with Redis 7.0")
 
 
@@ -160,6 +165,19 @@ async def test_classic_channels_of_a_cluster_come_through_any_node(cluster: Clus
     cluster.settle()
 
 
+@needs_sharding
+async def test_a_user_who_may_do_what_the_readme_says_can_use_a_cluster(cluster: ClusterOfSix) -> None:
+    cluster.settle()
+    for node in cluster.nodes:
+        node("ACL", "SETUSER", "wsd", "on", ">s3cret", *ACL, *CLUSTER_ACL, "resetchannels", "&app:*")
+    async with sourced(cluster.url.replace("//", "//wsd:s3cret@")) as (source, recorder, _):
+        assert len(source.links) == 3
+        await eventually(lambda: all(link.probe.returned_at is not None for link in source.links), "the probes")
+        source.subscribe(b"other:1")
+        await recorder.until("refused", b"other:1")
+        assert source.healed
+
+
 async def test_a_cluster_that_is_no_cluster_says_so(redis: RedisServer) -> None:
     source = make_source(
         parse_deployment(f"redis+cluster://127.0.0.1:{redis.port}"),
@@ -190,6 +208,19 @@ async def test_the_master_is_found_and_followed(trio: SentinelTrio) -> None:
         new.publish("app:7", "x")
         await recorder.until("message", b"app:7", b"x")
     trio.settle()
+
+
+async def test_users_who_may_do_what_the_readme_says_can_use_sentinels(trio: SentinelTrio) -> None:
+    trio.settle()
+    for sentinel in trio.sentinels:
+        sentinel("ACL", "SETUSER", "asks", "on", ">t0ld", *ACL, *SENTINEL_ACL, "resetchannels", "&+switch-master")
+    for server in trio.servers:
+        server("ACL", "SETUSER", "wsd", "on", ">s3cret", *ACL, "resetchannels", "&app:*")
+    url = trio.url.replace("//", "//wsd:s3cret@") + "?sentinel_username=asks&sentinel_password=t0ld"
+    async with sourced(url) as (source, recorder, _):
+        trio.fail_over()
+        await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
+        await eventually(lambda: source.healed, "health", AGES)
 
 
 async def test_a_server_that_is_no_master_is_left_whatever_sentinel_says(trio: SentinelTrio) -> None:

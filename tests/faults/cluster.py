@@ -106,6 +106,31 @@ class ToOwners:
             pipe.close()
 
 
+class ToAny:
+    """Publishes at one node, and at the next when that is away.
+
+    Args:
+        cluster: the nodes.
+        first: where to begin.
+    """
+
+    def __init__(self, cluster: ClusterOfSix, first: Node) -> None:
+        self._ports = [first.port, *(node.port for node in cluster.nodes if node is not first)]
+        self._server = Server(first.port)
+
+    def publish(self, batch: Sequence[Message]) -> list[bool | None]:
+        """Publish; say of each message whether Redis has accepted it, None if nobody knows."""
+        fates = self._server.publish(batch)
+        if True not in fates:
+            self._ports.append(self._ports.pop(0))
+            self._server = Server(self._ports[0])
+        return fates
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._server.close()
+
+
 MOVED = "moved"
 """What becomes of a message that is published at the wrong node: it is published again."""
 
@@ -126,24 +151,24 @@ class ClusterStage:
         """Make it whole, and choose a victim."""
         self.more_topics: tuple[str, ...] = ()
         self.idlers = 0
-        self.moving: tuple[str, ...] = ()  # topics whose slots will change masters
+        self.moving: tuple[str, ...] = ()  # topics whose slots change masters
+        self.classic = False  # whether messages are published with PUBLISH
+        await self.again()
+
+    async def again(self) -> None:
+        """Make it whole, and choose a victim: whoever serves the first topic by now."""
         await asyncio.to_thread(self.cluster.settle)
         owners = await asyncio.to_thread(self.cluster.owners)
         self.victim = self.cluster.at(owners[key_slot(TOPICS[0].encode())])
         self.replica = await asyncio.to_thread(self.cluster.replica_of, self.victim)
         self.hit = [topic for topic in TOPICS if owners[key_slot(topic.encode())] == self.victim.port]
-        self._publish_at = 0  # a node for PUBLISH; 0: SPUBLISH
 
     async def end(self) -> None:
         """The next fault makes it whole."""
 
     def route(self) -> Route:
-        """Messages are published at the masters."""
-        return Server(self._publish_at) if self._publish_at else ToOwners(self.cluster)
-
-    def publish_at(self, node: Node) -> None:
-        """Publish with PUBLISH, at one node."""
-        self._publish_at = node.port
+        """Sharded messages are published at the masters, others at any node."""
+        return ToAny(self.cluster, self.replica) if self.classic else ToOwners(self.cluster)
 
 
 @asynccontextmanager
@@ -187,13 +212,9 @@ async def cut_link(stage: ClusterStage) -> None:
     await asyncio.to_thread(stage.victim, "CLIENT", "KILL", "TYPE", "pubsub")
 
 
-async def choose_moving(stage: ClusterStage) -> None:
-    """Choose half of the victim's topics: those in its first slots, which redis-cli moves first."""
-    stage.moving = tuple(sorted(stage.hit, key=_slot)[: len(stage.hit) // 2])
-
-
 async def reshard(stage: ClusterStage) -> None:
-    """Move them to another master, with all slots before them."""
+    """Move half of the victim's topics to another master: those in its first slots, which redis-cli moves first."""
+    stage.moving = tuple(sorted(stage.hit, key=_slot)[: (len(stage.hit) + 1) // 2])
     owners = await asyncio.to_thread(stage.cluster.owners)
     slots = owners[: max(map(_slot, stage.moving)) + 1].count(stage.victim.port)
     target = next(node for node in await asyncio.to_thread(stage.cluster.masters) if node is not stage.victim)
@@ -250,8 +271,8 @@ async def start_again(stage: ClusterStage) -> None:
 
 
 async def publish_classic(stage: ClusterStage) -> None:
-    """Publish at a replica, which the daemon does not listen to and no fault hits."""
-    stage.publish_at(stage.replica)
+    """Publish with PUBLISH; at first at a replica, which the daemon does not listen to."""
+    stage.classic = True
 
 
 async def kill_listened(stage: ClusterStage) -> None:
@@ -285,7 +306,7 @@ FAULTS: list[Fault[ClusterStage]] = [
     cluster_fault("node frozen", freeze, recovery=until_replaced),
     cluster_fault("CLUSTER FAILOVER", fail_over, recovery=until_replaced),
     cluster_fault("CLIENT KILL at one node", cut_link),
-    cluster_fault("slots migrate", reshard, prepare=choose_moving, recovery=until_moved, affected=moving),
+    cluster_fault("slots migrate", reshard, recovery=until_moved, affected=moving),
     cluster_fault("a shard is down", kill_shard, restore=start_again),
     cluster_fault("all nodes are down", kill_all, restore=start_again, affected=None),
     cluster_fault("a slot migrates, 100 times", move_on, prepare=choose_first, affected=moving, times=100),

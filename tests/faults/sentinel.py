@@ -86,6 +86,10 @@ class SentinelStage:
 
     async def begin(self) -> None:
         """Make it whole."""
+        await self.again()
+
+    async def again(self) -> None:
+        """Make it whole, whoever is the master by now."""
         await asyncio.to_thread(self.trio.settle)
         self.master = await asyncio.to_thread(self.trio.master)
 

@@ -50,6 +50,9 @@ class SingleStage:
         self.proxy = await Proxy(self.redis.port).__aenter__()
         self.names = names.Names()
 
+    async def again(self) -> None:
+        """It is whole again: what struck has been restored."""
+
     async def end(self) -> None:
         """End both."""
         await self.proxy.refuse()
@@ -302,7 +305,7 @@ daemon would have to stand still for three seconds before Redis had kept too muc
 STEP, HOLD = 0.4, 2.0
 """Seconds of each step, and of full load."""
 
-LISTENING = 100
+LISTENING = 300
 """Clients that listen to the flood."""
 
 KEPT_BOUND = 16 * 2**20
@@ -401,6 +404,7 @@ FAULTS: list[Fault[SingleStage]] = [
         overrun,
         prepare=with_small_buffer,
         settings={"WSD_MAX_BACKLOG": "256MiB"},
+        memory_bound=64 * 2**20,  # 32 MiB are read at once, for a client that reads a little later
         log=["because its output buffer passed client-output-buffer-limit"],
     ),
     Fault(

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvloop
@@ -55,25 +55,34 @@ def names() -> list[str]:
     return [fault.name for faults in lanes for fault in faults]
 
 
-def run(wanted: Callable[[str], bool]) -> list[Row]:
-    """Play the faults whose names are wanted."""
+def run(wanted: Callable[[str], bool], times: int = 1, on_row: Callable[[Row], object] = lambda row: None) -> list[Row]:
+    """Play the faults.
+
+    Args:
+        wanted: whether the fault of a name is to be played.
+        times: how often each strikes; more than once: what keeps a core busy is left out.
+        on_row: called with each row when it is there.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rows = runner.run(_play(wanted))
+        rows = runner.run(_play(wanted, times, on_row))
     order = names()
     return sorted(rows, key=lambda row: order.index(row.name))
 
 
-async def _play(wanted: Callable[[str], bool]) -> list[Row]:
+async def _play(wanted: Callable[[str], bool], times: int, on_row: Callable[[Row], object]) -> list[Row]:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64))  # they wait, one for every lane at least
     rows: list[Row] = []
-    await asyncio.gather(*(_play_lane(lane, wanted, rows) for lane in LANES))
-    for lane in ALONE:
-        await _play_lane(lane, wanted, rows)
+
+    async def play_lane(lane: Lane) -> None:
+        faults = [replace(fault, times=max(fault.times, times)) for fault in lane.faults if wanted(fault.name)]
+        if faults:
+            async with lane.open() as stage:
+                for fault in faults:
+                    rows.append(await measure(fault, stage))
+                    on_row(rows[-1])
+
+    await asyncio.gather(*map(play_lane, LANES))
+    if times == 1:
+        for lane in ALONE:
+            await play_lane(lane)
     return rows
-
-
-async def _play_lane(lane: Lane, wanted: Callable[[str], bool], rows: list[Row]) -> None:
-    faults = [fault for fault in lane.faults if wanted(fault.name)]
-    if faults:
-        async with lane.open() as stage:
-            rows.extend([await measure(fault, stage) for fault in faults])

@@ -1,4 +1,4 @@
-"""The table of what was measured."""
+"""The table of what was measured: Markdown that can be read as it is, so that the README can have it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,35 @@ __all__ = ["render"]
 
 HEAD = ("fault", "Redis", "notice", "heal", "lost", "gaps", "CPU", "")
 
+TEXT = (0, 1, 7)
+"""Columns that begin at the left; the others are numbers."""
+
 LEGEND = f"""
-notice  seconds from the fault until /readyz is 503 or the log tells of it; redis_heartbeat is {HEARTBEAT:g}
-heal    seconds from when Redis is usable again, or has chosen another master, until /readyz is 200 and all topics flow
-lost    messages that a client missed, of 400 a second on {len(TOPICS)} topics; each lies under an announced gap
-gaps    gap messages that a client got: one for each topic and loss of its link
-CPU     share of a core that the daemon took while Redis was away, the answers of /readyz included
-Of {CLIENTS} clients the one with most. What came was in order, and nothing came twice.
+- notice: seconds from the fault until /readyz is 503 or the log tells of it; redis_heartbeat is {HEARTBEAT:g} s
+- heal: seconds from when Redis is usable again, or has chosen another master, until /readyz is 200 and all topics flow
+- lost: messages that a client missed, of 400 a second on {len(TOPICS)} topics; each lies under an announced gap
+- gaps: gap messages that a client got: one for each topic and loss of its link
+- CPU: share of a core that the daemon took while Redis was away, the answers of /readyz included
+
+Of {CLIENTS} clients the one with most. What came was in order, and nothing came twice, but for the rows that failed.
 """
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The table as aligned text."""
+    """The table, and what its columns mean."""
     lines = [HEAD, *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    text = ""
-    for line in lines:
-        cells = [
-            cell.ljust(width) if column in (0, 1, 7) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text += "  ".join(cells).rstrip() + "\n"
-    return text + LEGEND
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(HEAD))]
+    widths[-1] = 3  # what is remarkable is seldom short
+    rule = tuple("-" * width if column in TEXT else "-" * (width - 1) + ":" for column, width in enumerate(widths))
+    return "".join(map(_line, [HEAD, rule, *lines[1:]], [widths] * (len(lines) + 1))) + LEGEND
+
+
+def _line(cells: tuple[str, ...], widths: Sequence[int]) -> str:
+    aligned = (
+        cell.ljust(width) if column in TEXT else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return f"| {' | '.join(aligned)} |\n"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -290,6 +290,7 @@ class ClusterOfSix:
     """Three masters with a replica each; a context manager that ends what it has started."""
 
     def __enter__(self) -> Self:
+        self._failed_over_at = 0.0
         with ExitStack() as stack:
             self.nodes: list[Node] = []
             for _ in range(6):
@@ -341,6 +342,7 @@ class ClusterOfSix:
 
     def fail_over(self, master: Node) -> None:
         """Let a master's replica take its place, with its consent."""
+        self._failed_over_at = time.monotonic()
         self.replica_of(master).tell("CLUSTER", "FAILOVER")
 
     def move_slots(self, slots: Iterable[int], target: Node) -> None:
@@ -363,7 +365,11 @@ class ClusterOfSix:
         )
 
     def settle(self) -> None:
-        """Make it whole: start or thaw what is down, and wait until all nodes say that all is well."""
+        """Make it whole: start or thaw what is down, and wait until all nodes say that all is well.
+
+        And until another failover can succeed: nobody votes for two of the same shard within two node timeouts.
+        """
+        time.sleep(max(self._failed_over_at + 2.5 * NODE_TIMEOUT / 1000 - time.monotonic(), 0))
         for node in self.nodes:
             if node.process.poll() is not None:
                 node.start()

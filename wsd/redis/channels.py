@@ -103,10 +103,12 @@ class Channels:
         self._states: dict[bytes, _State] = {}  # on this connection
         self._changed: dict[bytes, None] = {}  # channels to bring in line at the end of this pass
         self._idle: dict[bytes, float] = {}  # subscribed, unwanted: when to unsubscribe; oldest first
-        # Wanted channels whose messages have been missed, not confirmed since. The link asks for every message.
-        self.gapped: dict[bytes, None] = {}
+        # The link asks about these two for every message.
+        self.gapped: dict[bytes, None] = {}  # wanted channels whose messages have been missed, not confirmed since
+        self.released: dict[bytes, None] = {}  # channels that are on another server now, not unsubscribed yet
         self._refused: dict[bytes, float] = {}  # wanted, refused: when to try again; oldest first
         self._astray: dict[bytes, None] = {}  # wanted, but Redis says: not here, or not now
+        self._taken: list[bytes] = []  # wanted channels that Redis has taken away in this pass, to be logged
 
     @property
     def missing(self) -> int:
@@ -146,6 +148,7 @@ class Channels:
         """
         self.wanted[channel] = None
         self._idle.pop(channel, None)
+        self.released.pop(channel, None)
         if self._states.get(channel) is _State.SUBSCRIBED:
             return True
         if missed:
@@ -169,8 +172,18 @@ class Channels:
         missed = subscribed or channel in self.gapped or channel in self._refused
         self._metrics.gaps += subscribed
         self._forget(channel)
+        if channel in self._states:
+            self.released[channel] = None
         self._reconcile(channel)
         return missed
+
+    def withholds(self, channel: bytes) -> bool:
+        """Whether a message must not be delivered now.
+
+        A gap is announced first, with the confirmation, and the message lies under it; or the channel is on another
+        server: the new master delivers what its replica, the former one, still sends.
+        """
+        return channel in self.gapped or channel in self.released
 
     def _forget(self, channel: bytes) -> None:
         del self.wanted[channel]
@@ -243,6 +256,7 @@ class Channels:
         self._astray.clear()
         self._states.clear()
         self._idle.clear()
+        self.released.clear()
         self._events.on_lost(self.wanted)
         return len(lost)
 
@@ -263,17 +277,23 @@ class Channels:
             else:
                 self._idle[channel] = self._now() + LINGER
         elif asked:
-            self._states.pop(channel, None)
-            self._idle.pop(channel, None)
+            self._drop(channel)
             if channel in self.wanted:
                 self._reconcile(channel)
         else:
-            self.taken(channel)
+            if channel in self.wanted:
+                if not self._taken:
+                    self._call_soon(self._log_taken)
+                self._taken.append(channel)
+            self._lose(channel)
 
-    def taken(self, channel: bytes) -> None:
-        """Redis has taken a channel away by itself."""
-        self._states.pop(channel, None)
-        self._idle.pop(channel, None)
+    def _log_taken(self) -> None:
+        taken, self._taken = self._taken, []
+        logger.warning("Redis has taken away %d subscriptions by itself, the first that of %a", len(taken), taken[0])
+
+    def _lose(self, channel: bytes) -> None:
+        """Redis delivers a channel no more, for its own reasons."""
+        self._drop(channel)
         if channel not in self.wanted:
             return
         self.gapped[channel] = None
@@ -284,6 +304,12 @@ class Channels:
         else:
             self._reconcile(channel)
 
+    def _drop(self, channel: bytes) -> None:
+        """A channel isn't subscribed any more."""
+        self._states.pop(channel, None)
+        self._idle.pop(channel, None)
+        self.released.pop(channel, None)
+
     def dead(self, channels: Iterable[bytes]) -> int:
         """Redis says that it has no subscribers to these channels.
 
@@ -293,7 +319,7 @@ class Channels:
         dead = [channel for channel in channels if self._states.get(channel) is _State.SUBSCRIBED]
         self._metrics.dead_subscriptions += len(dead)
         for channel in dead:
-            self.taken(channel)
+            self._lose(channel)
         return len(dead)
 
     def tidy(self) -> None:
@@ -324,7 +350,7 @@ class Channels:
 
     def _receive_refusal(self, channels: Sequence[bytes], reason: str) -> None:
         for channel in channels:
-            del self._states[channel]
+            self._drop(channel)
         if reason.split(" ", 1)[0] in ASTRAY:
             self._stray(channels)
             return

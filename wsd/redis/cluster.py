@@ -110,6 +110,7 @@ class ShardedCluster:
         self._homes: dict[bytes, Link] = {}  # the link of each wanted channel
         self._homeless: dict[bytes, bool] = {}  # wanted, in a slot nobody serves: whether messages may be missed
         self._doubted = asyncio.Event()  # set when the topology should be looked up at once
+        self._doubters: dict[Place, None] = {}  # the nodes whose links doubt it
         self._problem = "the cluster's topology is not known yet"
         self._logged = ""  # the problem that was logged last
 
@@ -195,8 +196,9 @@ class ShardedCluster:
     # Who serves what.
 
     async def _refresh(self) -> None:
+        doubters, self._doubters = list(self._doubters), {}
         try:
-            topology = await self._nodes.ask()
+            topology = await self._nodes.ask(doubters)
         except (LinkError, OSError) as exc:
             self._tell_problem(str(exc))
             return
@@ -250,10 +252,14 @@ class ShardedCluster:
 
     def _open(self, place: Place) -> Link:
         link = self._links[place] = self._make_link(
-            Fixed(self._nodes.address(place)), lambda: self._name_private(place), self._doubted.set
+            Fixed(self._nodes.address(place)), lambda: self._name_private(place), lambda: self._doubt(place)
         )
         self._tasks[place] = asyncio.create_task(link.run())
         return link
+
+    def _doubt(self, place: Place) -> None:
+        self._doubters[place] = None
+        self._doubted.set()
 
     def _close_unneeded(self) -> None:
         for place, link in list(self._links.items()):

@@ -241,8 +241,9 @@ class Link:
             self.probe.returned(payload, monotonic())
             return
         self.probe.delivering = True
-        if self._channels.gapped and channel in self._channels.gapped:
-            return  # the gap comes first, with the confirmation: this one lies under it too
+        channels = self._channels
+        if (channels.gapped or channels.released) and channels.withholds(channel):
+            return
         try:
             self._events.on_message(channel, payload)
         except Exception:

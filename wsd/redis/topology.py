@@ -1,9 +1,11 @@
 """The topology of a Redis Cluster: which node serves which slots.
 
 Nodes may disagree for a while, and one that the others have lost believes in what was. So several are asked at once,
-and what most of them say is taken.
+and for each slot the newest claim is taken, as the nodes do among themselves: each master has a *config epoch*, which
+grows with every failover and with every slot that it imports.
 
-Source: https://redis.io/docs/latest/commands/cluster-slots/
+Sources: https://redis.io/docs/latest/commands/cluster-slots/, https://redis.io/docs/latest/commands/cluster-nodes/, and
+https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-slots-configuration-propagation
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from typing import NamedTuple
 
 import hiredis
 
@@ -26,6 +30,10 @@ __all__ = ["Nodes", "Place", "Topology"]
 
 ASKED = 5
 """Nodes that are asked at a time."""
+
+DOUBTERS = 2
+"""How many of those may be nodes at which something seemed wrong. Such a one is the first to know that it serves a slot
+no more, if it knows anything."""
 
 GRACE = 0.3
 """Seconds that the others have to answer after the first: a node that is dead takes much longer."""
@@ -55,6 +63,23 @@ class Topology:
         return owners
 
 
+class _Claim(NamedTuple):
+    """That a master serves some slots."""
+
+    epoch: int
+    first: int
+    last: int
+    master: Place
+
+
+class _View(NamedTuple):
+    """What one node says."""
+
+    claims: frozenset[_Claim]
+    replicas: frozenset[Place]
+    ok: bool
+
+
 class Nodes:
     """The nodes of a cluster that are known.
 
@@ -72,46 +97,55 @@ class Nodes:
         """How to connect to a node."""
         return self._seeds[0].at(*place)
 
-    async def ask(self) -> Topology:
+    async def ask(self, doubters: Sequence[Place] = ()) -> Topology:
         """Ask several nodes for the topology.
+
+        Args:
+            doubters: nodes at which something seemed wrong: some of them are asked first of all.
 
         Raises:
             LinkError: if none answers.
         """
-        places = list(dict.fromkeys([*self._known, *((seed.host, seed.port) for seed in self._seeds)]))
-        asked = [self.address(place) for place in random.sample(places, min(ASKED, len(places)))]
+        asked = [self.address(place) for place in self._choose(doubters)]
         tasks = [asyncio.create_task(self._ask_one(address)) for address in asked]
         try:
-            answers = await _first_answers(tasks)
+            views = await _first_answers(tasks)
         finally:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-        if not answers:
+        if not views:
             reasons = [
                 f"{address}: {str(result) or type(result).__name__}"
                 for address, result in zip(asked, results, strict=True)
             ]
             raise LinkError(f"no node of the cluster tells its topology ({'; '.join(reasons)})")
-        topology = Counter(answers).most_common(1)[0][0]
+        topology = _merge(views)
         self._known = dict.fromkeys([*topology.masters, *topology.replicas])
         return topology
 
-    async def _ask_one(self, address: Address) -> Topology:
+    def _choose(self, doubters: Sequence[Place]) -> list[Place]:
+        first = doubters[:DOUBTERS]
+        others = {*self._known, *((seed.host, seed.port) for seed in self._seeds)} - set(first)
+        return [*first, *random.sample(sorted(others), min(ASKED - len(first), len(others)))]
+
+    async def _ask_one(self, address: Address) -> _View:
         wire, _ = await connect(address, partial(Wire, CLASSIC, _ignore_message, _ignore_change), self._timeout)
         try:
             async with asyncio.timeout(self._timeout):
-                slots, info = await asyncio.gather(wire.ask("CLUSTER", "SLOTS"), wire.ask("CLUSTER", "INFO"))
+                slots, info, nodes = await asyncio.gather(
+                    wire.ask("CLUSTER", "SLOTS"), wire.ask("CLUSTER", "INFO"), wire.ask("CLUSTER", "NODES")
+                )
         except TimeoutError:
             raise LinkError(f"no answer within {self._timeout:g} s") from None
         finally:
             wire.fail("not needed any more")
-        return _parse(slots, info, address)
+        return _parse(slots, info, nodes, address)
 
 
-async def _first_answers(tasks: Sequence[asyncio.Task[Topology]]) -> list[Topology]:
+async def _first_answers(tasks: Sequence[asyncio.Task[_View]]) -> list[_View]:
     """Wait until one has answered, and a moment longer for the others."""
-    answers: list[Topology] = []
+    answers: list[_View] = []
     waiting = set(tasks)
     while waiting:
         timeout = GRACE if answers else None
@@ -126,22 +160,47 @@ async def _first_answers(tasks: Sequence[asyncio.Task[Topology]]) -> list[Topolo
     return answers
 
 
-def _parse(slots: Reply, info: Reply, asked: Address) -> Topology:
+def _merge(views: Sequence[_View]) -> Topology:
+    """Take the newest claim to each slot; of two that are equally new, the one that more nodes tell."""
+    told = Counter(claim for view in views for claim in view.claims)
+    owners: list[Place | None] = [None] * SLOTS
+    for claim in sorted(told, key=lambda claim: (claim.epoch, told[claim])):
+        owners[claim.first : claim.last + 1] = [claim.master] * (claim.last + 1 - claim.first)
+    ranges, start = [], 0
+    for place, slots in groupby(owners):
+        end = start + len(list(slots))
+        if place is not None:
+            ranges.append((start, end - 1, place))
+        start = end
+    nodes = {place for view in views for place in (*view.replicas, *(claim.master for claim in view.claims))}
+    ok = sum(view.ok for view in views) * 2 > len(views)
+    return Topology(tuple(ranges), frozenset(nodes - set(owners)), ok)
+
+
+def _parse(slots: Reply, info: Reply, nodes: Reply, asked: Address) -> _View:
     for reply in (slots, info):
         if isinstance(reply, hiredis.ReplyError):
             if "cluster support disabled" in str(reply):
                 raise LinkError("it is no node of a cluster: use redis:// in redis_url")
             raise LinkError(f"it answered CLUSTER with {public(reply)}")
-    ranges, replicas = [], set()
+    epochs = _epochs(nodes)
+    claims: set[_Claim] = set()
+    replicas: set[Place] = set()
     try:
-        for first, last, *nodes in slots:
-            master, *others = (_place(node, asked) for node in nodes)
-            ranges.append((first, last, master))
-            replicas.update(others)
+        for first, last, master, *others in slots:
+            claims.add(_Claim(epochs.get(master[2], 0), first, last, _place(master, asked)))
+            replicas.update(_place(node, asked) for node in others)
         ok = b"cluster_state:ok" in info
     except (TypeError, ValueError, AttributeError, IndexError):
         raise LinkError(f"it answered CLUSTER SLOTS with {public(slots)}") from None
-    return Topology(tuple(sorted(ranges)), frozenset(replicas), ok)
+    return _View(frozenset(claims), frozenset(replicas), ok)
+
+
+def _epochs(nodes: Reply) -> dict[bytes, int]:
+    """The config epoch of each node by its id; nothing if the user may not ask, and then the majority decides."""
+    lines = nodes.splitlines() if isinstance(nodes, bytes) else ()
+    fields = (line.split(b" ") for line in lines)
+    return {words[0]: int(words[6]) for words in fields if len(words) > 6 and words[6].isdigit()}
 
 
 def _place(node: Sequence[Reply], asked: Address) -> Place:

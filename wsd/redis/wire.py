@@ -177,7 +177,9 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.torn = not self.given_up and self._reader.has_data()
         if not self.closed.done():
-            self.closed.set_result(f"connection lost: {exc}" if exc else "Redis closed the connection; its log may say why")
+            self.closed.set_result(
+                f"connection lost: {exc}" if exc else "Redis closed the connection; its log may say why"
+            )
 
     def data_received(self, data: bytes) -> None:
         self.received_at = self._loop.time()
