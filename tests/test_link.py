@@ -571,6 +571,32 @@ async def test_an_overrun_is_named(own_redis: RedisServer, caplog: pytest.LogCap
         assert link._metrics.link_overruns == 1, "this was none"
 
 
+# A replica.
+
+
+async def test_a_replica_is_of_use_while_it_hears_its_master(
+    make_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    master = make_redis("--repl-diskless-sync-delay", "0")
+    replica = make_redis("--replicaof", "127.0.0.1", str(master.port))
+    replica("ACL", "SETUSER", "wsd", "on", ">s3cret", "+@connection", "+@pubsub", "&*")
+    async with linked(replica.url) as (link, recorder), linked(f"redis://wsd:s3cret@{replica.url[8:]}"):
+        assert "whether it hears its master can't be told: NOPERM" in caplog.text
+        link.subscribe(b"c")
+        await recorder.until("confirmed", b"c")
+        await eventually(lambda: link.probe.returned_at is not None)
+        master.publish("c", "x")
+        await recorder.until("message", b"c", b"x")
+        master.stop()
+        await eventually(lambda: "it is a replica that does not hear its master" in link.problem)
+        connects = link._metrics.link_connects
+        await eventually(lambda: link._metrics.link_failures > 2)
+        assert link._metrics.link_connects == connects, "one gap is announced, when it hears it again"
+        master.start()
+        await recorder.until("gap", b"c")
+        await eventually(lambda: link.healed)
+
+
 # Sharded Pub/Sub without a cluster.
 
 

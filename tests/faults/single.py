@@ -33,6 +33,7 @@ class SingleStage:
     """A Redis, a proxy in front of it, and a daemon in front of that. Each fault finds new ones."""
 
     kind = "single"
+    options: tuple[str, ...] = ()  # of redis-server
     daemon: ObservedDaemon
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class SingleStage:
         self.topics, self.more_topics, self.idlers = TOPICS, (), 0
         self.program: Sequence[str] = ObservedDaemon.program
         self.login: tuple[str, ...] = ()  # of the publisher
-        self.redis = await asyncio.to_thread(RedisServer)
+        self.redis = await asyncio.to_thread(RedisServer, *self.options)
         self.environment = {"WSD_REDIS_URL": self.redis.url}
         self.proxy = await Proxy(self.redis.port).__aenter__()
         self.names = names.Names()

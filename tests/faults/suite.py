@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from tests.faults import cluster, sentinel, single
+from tests.faults import cluster, replica, sentinel, single
 from tests.faults.scene import Fault, Row, Stage, measure
 
 __all__ = ["names", "run"]
@@ -34,6 +34,7 @@ LANES = [
     Lane(_single, single.FAULTS[0::2]),
     Lane(_single, single.FAULTS[1::2]),
     Lane(_single, single.LEAKS),
+    Lane(replica.open_stage, replica.FAULTS),
     Lane(sentinel.open_stage, sentinel.FAULTS),
     Lane(cluster.open_stage, cluster.FAULTS),
 ]
@@ -46,6 +47,7 @@ def names() -> list[str]:
     """The names of all faults, in the order of the table."""
     lanes: list[Sequence[Fault[Any]]] = [
         single.FAULTS,
+        replica.FAULTS,
         sentinel.FAULTS,
         cluster.FAULTS,
         single.LEAKS,

@@ -141,6 +141,7 @@ class Link:
         )
         self._wire: Wire | None = None  # None while there is no connection
         self._place = "Redis"  # which server, for people
+        self._replica = False  # whether that is a replica, which delivers what its master is told
         self._hurry = asyncio.Event()  # set when another server should be tried at once
         self._audit_at = 0.0  # when to compare with the server again
         self._lost_at: float | None = None  # when the link was lost; None before the first and after it healed
@@ -306,6 +307,7 @@ class Link:
             LinkError: if it refuses, or is no master although it should be.
             OSError: if it can't be reached.
         """
+        self._replica = False
         address = await self._guide.locate()
         self._place = f"Redis at {address}"
         wire, server = await connect(
@@ -313,10 +315,24 @@ class Link:
             partial(Wire, self._dialect, self._receive_message, self._receive_change),
             max(self._heartbeat, MIN_CONNECT_TIMEOUT),
         )
-        if self._guide.master_only and server.get("role") != "master":
-            wire.fail("not the master")
-            raise LinkError(f"it is a {server.get('role')}, not the master")
+        if server.get("role") != "master":
+            reason = await self._why_unfit(wire, server.get("role", "stranger"))
+            if reason:
+                wire.fail("unfit")
+                raise LinkError(reason)
         return wire
+
+    async def _why_unfit(self, wire: Wire, role: str) -> str:
+        """Why a server that is no master can't be used, or ``""``."""
+        if self._guide.master_only:
+            return f"it is a {role}, not the master"
+        self._replica = True
+        reply = await wire.ask("ROLE")
+        if isinstance(reply, hiredis.ReplyError):
+            logger.warning(
+                "%s is a replica, and whether it hears its master can't be told: %s", self._place, public(reply)
+            )
+        return _why_deaf(reply)
 
     def _came_up(self, wire: Wire) -> None:
         self._wire = wire
@@ -358,6 +374,8 @@ class Link:
                 continue
             if self._guide.master_only:
                 wire.send("HELLO", "3", on_reply=self._check_role)
+            elif self._replica:
+                wire.send("ROLE", on_reply=self._check_replication)
             else:
                 wire.send("PING", on_reply=_ignore)
             self._listen_to_probe()
@@ -384,6 +402,10 @@ class Link:
         role = reply.get(b"role") if isinstance(reply, dict) else None
         if role not in (None, b"master"):
             self.relocate(f"it has become a {public(role)}")
+
+    def _check_replication(self, reply: Reply) -> None:
+        if reason := _why_deaf(reply):
+            self.relocate(reason)
 
     def _could_not_connect(self, reason: str) -> None:
         self.problem = f"can't connect to {self._place}: {reason}"
@@ -501,6 +523,16 @@ class Link:
 
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 _OVERRUNS = re.compile(rb"client_output_buffer_limit_disconnections:(\d+)")
+
+
+def _why_deaf(reply: Reply) -> str:
+    """Why a replica delivers nothing that is published at its master, or ``""``, by its answer to ROLE.
+
+    https://redis.io/docs/latest/commands/role/
+    """
+    if isinstance(reply, list) and len(reply) > 3 and reply[0] == b"slave" and reply[3] != b"connected":
+        return f"it is a replica that does not hear its master ({public(reply[3])})"
+    return ""
 
 
 def _nothing() -> None:
