@@ -124,6 +124,7 @@ class Link:
         self._guide = guide
         self._dialect = dialect
         self._heartbeat = heartbeat
+        self._patience = max(heartbeat, MIN_CONNECT_TIMEOUT)  # seconds that connecting may take
         self._metrics = metrics
         self._events = events
         self._private = private
@@ -307,32 +308,37 @@ class Link:
             LinkError: if it refuses, or is no master although it should be.
             OSError: if it can't be reached.
         """
-        self._replica = False
         address = await self._guide.locate()
         self._place = f"Redis at {address}"
         wire, server = await connect(
             address,
             partial(Wire, self._dialect, self._receive_message, self._receive_change),
-            max(self._heartbeat, MIN_CONNECT_TIMEOUT),
+            self._patience,
         )
-        if server.get("role") != "master":
-            reason = await self._why_unfit(wire, server.get("role", "stranger"))
-            if reason:
-                wire.fail("unfit")
-                raise LinkError(reason)
+        try:
+            await self._check_fitness(wire, server.get("role", ""))
+        except BaseException:
+            wire.fail("unfit")
+            raise
         return wire
 
-    async def _why_unfit(self, wire: Wire, role: str) -> str:
-        """Why a server that is no master can't be used, or ``""``."""
-        if self._guide.master_only:
-            return f"it is a {role}, not the master"
-        self._replica = True
-        reply = await wire.ask("ROLE")
+    async def _check_fitness(self, wire: Wire, role: str) -> None:
+        if self._guide.master_only and role != "master":
+            raise LinkError(f"it is a {role}, not the master")
+        self._replica = role == "replica"
+        if not self._replica:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                reply = await wire.ask("ROLE")
+        except TimeoutError:
+            raise LinkError(f"no answer to ROLE within {self._patience:g} s") from None
+        if reason := _why_deaf(reply):
+            raise LinkError(reason)
         if isinstance(reply, hiredis.ReplyError):
             logger.warning(
                 "%s is a replica, and whether it hears its master can't be told: %s", self._place, public(reply)
             )
-        return _why_deaf(reply)
 
     def _came_up(self, wire: Wire) -> None:
         self._wire = wire
