@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.faults.proxy import Flow, Proxy
+from tests.faults.topologies import redis_version
 from tests.servers import RedisServer, eventually, free_port
 from wsd.metrics import Metrics
 from wsd.redis import channels as channels_module
@@ -28,6 +29,8 @@ from wsd.redis.link import Fixed, Link
 from wsd.redis.wire import CLASSIC, SHARDED, Dialect
 
 HEARTBEAT = 0.4  # seconds
+
+needs_sharding = pytest.mark.skipif(redis_version() < (7,), reason="sharded Pub/Sub came with Redis 7.0")
 
 
 class Recorder:
@@ -600,6 +603,7 @@ async def test_a_replica_is_of_use_while_it_hears_its_master(
 # Sharded Pub/Sub without a cluster.
 
 
+@needs_sharding
 async def test_sharded_channels_of_a_single_redis(redis: RedisServer) -> None:
     async with linked(redis.url, dialect=SHARDED) as (link, recorder):
         for number in range(100):
@@ -615,6 +619,7 @@ async def test_sharded_channels_of_a_single_redis(redis: RedisServer) -> None:
         assert link.healed
 
 
+@needs_sharding
 async def test_a_cluster_is_not_a_single_redis(make_redis: Callable[..., RedisServer]) -> None:
     node = make_redis("--cluster-enabled", "yes")  # it has no slots
     async with linked(node.url, dialect=SHARDED) as (link, recorder):

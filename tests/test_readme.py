@@ -17,7 +17,9 @@ import pytest
 import websocket
 from aiohttp import web
 
+from tests.faults.suite import names
 from tests.servers import PATIENCE, RedisServer, eventually, free_port, serving
+from tests.test_redis_source import ACL, CLUSTER_ACL, SENTINEL_ACL
 from wsd.config import Settings, text
 from wsd.metrics import Metrics, registry
 from wsd.worker import Worker
@@ -69,6 +71,24 @@ _GAUGES = (
     "redis_link_up redis_links redis_probe_age_seconds redis_probe_round_trip_seconds redis_channels_wanted",
     "redis_channels_confirmed tasks draining",
 )
+
+
+def test_the_table_of_faults_is_complete_and_all_went_well() -> None:
+    section = README.split("\n## When Redis fails\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]
+    assert [row[0].strip() for row in rows] == names()
+    assert "FAILED" not in section
+    assert "skipped" not in section
+
+
+def test_the_permissions_are_those_that_are_tested() -> None:
+    section = README.split("\n### Which Redis\n", 1)[1].replace("\\|", "|")
+    for words in (
+        (*ACL, "resetchannels &PREFIX*"),
+        CLUSTER_ACL,
+        (*ACL, *SENTINEL_ACL, "resetchannels &+switch-master"),
+    ):
+        assert " ".join(words) in section
 
 
 # Commands.

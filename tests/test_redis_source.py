@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.topologies import ClusterOfSix, SentinelTrio, redis_version
 from tests.servers import RedisServer, eventually
-from tests.test_link import Recorder
+from tests.test_link import Recorder, needs_sharding
 from wsd.metrics import Metrics
 from wsd.redis.address import parse_deployment
 from wsd.redis.channels import Events
@@ -26,8 +26,6 @@ AGES = 40.0  # seconds; a failover takes some of them
 ACL = ("+@connection", "+@pubsub")
 CLUSTER_ACL = ("+cluster|slots", "+cluster|info", "+cluster|nodes")
 SENTINEL_ACL = ("+sentinel|get-master-addr-by-name",)
-
-needs_sharding = pytest.mark.skipif(redis_version() < (7,), reason="sharded Pub/Sub came with Redis 7.0")
 
 
 @asynccontextmanager
@@ -223,6 +221,7 @@ async def test_users_who_may_do_what_the_readme_says_can_use_sentinels(trio: Sen
         await eventually(lambda: source.healed, "health", AGES)
 
 
+@pytest.mark.skipif(redis_version() < (7,), reason="the Sentinels of Redis 6 take a minute to undo it")
 async def test_a_server_that_is_no_master_is_left_whatever_sentinel_says(trio: SentinelTrio) -> None:
     trio.settle()
     async with sourced(trio.url) as (source, _, _):

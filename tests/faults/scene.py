@@ -162,13 +162,12 @@ async def measure(fault: Fault[S], stage: S) -> Row:
     if reason := fault.impossible():
         row.skipped = reason
         return row
-    await stage.begin()
     try:
+        await stage.begin()
         await Scene(fault, stage, row).play()
     except Exception as exc:
         row.problems.append(f"{type(exc).__name__}: {exc}")
-    finally:
-        await stage.end()
+    await stage.end()
     return row
 
 
