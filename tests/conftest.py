@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,8 +25,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
         await pyfuncitem.obj(**arguments)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
         runner.run(watched())
+    except BaseException:
+        # Of what a failed test leaves open the loop warns; were that an exception, it would wait for its end for ever.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            runner.close()
+        raise
+    runner.close()
     assert not problems, f"the loop caught exceptions: {problems}"
     return True
 
