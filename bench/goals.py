@@ -57,6 +57,11 @@ class Goal:
 
 # Shown beside the goals that have fallen short on some machine: what was tried, what it brought, what is left.
 
+_TRIED_SINGLE = (
+    "one buffer for all, written in one loop: Python's part is 0.15 to 0.2 µs (python -m bench.micro --only pass). The "
+    "rest is uvloop's write and send(2), which takes 3 to 8 µs, as it has to wake the reader up or not. A floor that "
+    "is a little faster finds its reader awake, so this ratio is anything from 1.0 to 1.7 on a small virtual machine."
+)
 _TRIED_JOINED = (
     "one joined write per connection and pass. What is left at 2,000/s is mostly the system call of a write, shared by "
     "the few messages that one pass brings; at 5,000/s passes bring more, and the ratio doubles. Waiting for more "
@@ -73,9 +78,9 @@ _TRIED_TOPICS = (
 )
 _TRIED_STORM = (
     "requests handled without a task, no keepalive task, the collector frozen. Of what is left, the library's "
-    "handshake and frames are 30 %, PyJWT 20 to 28 %, write(2) 13 %, the collector 3 %, random numbers 2 %; in python -m "
-    "bench.micro --only handshake, which has no system calls, the libraries alone take 90 % of it. A jwt.PyJWK as the "
-    "key saves less than 1 µs: PyJWT 2.15 prepares its key for every token too."
+    "handshake and frames are 30 %, PyJWT 20 to 28 %, write(2) 13 %, the collector 3 %, random numbers 2 %; without "
+    "system calls (python -m bench.micro --only handshake) the libraries alone take 90 %. A jwt.PyJWK as the key saves "
+    "less than 1 µs: PyJWT 2.15 prepares its key for every token too."
 )
 
 
@@ -130,6 +135,7 @@ def _single(results: Sequence[Result]) -> Iterator[Goal]:
         1.35,
         "x",
         note=note + _notes(wsd + floor),
+        attempts=_TRIED_SINGLE,
     )
 
 
