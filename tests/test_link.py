@@ -114,6 +114,7 @@ async def test_a_channel_nobody_wants_lingers_and_is_then_unsubscribed(
         link.unsubscribe(b"linger")
         assert link.subscribe(b"linger"), "it is still subscribed"
         link.unsubscribe(b"linger")
+        assert "0 of 0 channels" in link.describe()
         await eventually(lambda: redis.publish("linger", "x") == 0)
         assert not link.confirmed
         assert not link.subscribe(b"linger")

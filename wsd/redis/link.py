@@ -190,8 +190,10 @@ class Link:
     def describe(self) -> str:
         """Say in one line for people how it stands."""
         state = self.problem or self.probe.describe(monotonic())
+        wanted = self._channels.wanted
+        delivered = sum(channel in wanted for channel in self._channels.subscribed())
         refused = f" ({self._channels.refused} refused by Redis)" if self._channels.refused else ""
-        return f"{self._place}: {self.confirmed} of {self.wanted} channels{refused}; {state}"
+        return f"{self._place}: {delivered} of {len(wanted)} channels{refused}; {state}"
 
     # What is wanted.
 
