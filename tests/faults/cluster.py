@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from tests.faults.ledger import Message, Route, Server, fate
 from tests.faults.pipe import Pipe, ask
-from tests.faults.scene import TOPICS, Fault
+from tests.faults.scene import TOPICS, Fault, with_many_topics
 from tests.faults.topologies import ClusterOfSix, Node, redis_version, until
 from tests.faults.watch import ObservedDaemon
 
@@ -26,8 +26,6 @@ SHUNNED = 0.5
 
 ASK = 0.05
 """Seconds between two questions of the publisher who the owners are, while a node is away."""
-
-MANY_TOPICS = tuple(f"many-{number}" for number in range(50_000 - len(TOPICS)))
 
 
 class ToOwners:
@@ -284,11 +282,6 @@ async def kill_listened(stage: ClusterStage) -> None:
 def _is_listened(node: Node) -> bool:
     clients = str(node.tell("CLIENT", "LIST", "TYPE", "pubsub")).splitlines()
     return any(" name=wsd " in client for client in clients)
-
-
-async def with_many_topics(stage: ClusterStage) -> None:
-    """Let a client listen to so many topics that resubscribing them takes a while."""
-    stage.more_topics, stage.idlers = MANY_TOPICS, 1
 
 
 def too_old() -> str:

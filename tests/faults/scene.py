@@ -19,13 +19,16 @@ from tests.faults.ledger import GAP, Balance, Idler, Listener, Publisher, Route,
 from tests.faults.watch import Holdings, ObservedDaemon, Watch, near
 from tests.servers import eventually
 
-__all__ = ["CLIENTS", "HEARTBEAT", "TOPICS", "Fault", "Row", "Scene", "Stage", "measure"]
+__all__ = ["CLIENTS", "HEARTBEAT", "TOPICS", "Fault", "Row", "Scene", "Stage", "measure", "with_many_topics"]
 
 HEARTBEAT = 1.0
 """Seconds: the daemon's redis_heartbeat."""
 
 TOPICS = tuple(f"fault-{number:02}" for number in range(20))
 """The topics that numbers are published on."""
+
+MANY_TOPICS = tuple(f"many-{number}" for number in range(50_000 - len(TOPICS)))
+"""More topics, without numbers: with the others 50,000."""
 
 CLIENTS = 3
 """Clients that listen to all topics."""
@@ -93,6 +96,11 @@ Act = Callable[[S], Awaitable[object]]
 
 async def nothing(stage: Stage) -> None:
     """Do nothing."""
+
+
+async def with_many_topics(stage: Stage) -> None:
+    """Let a client listen to so many topics that resubscribing them takes a while."""
+    stage.more_topics, stage.idlers = MANY_TOPICS, 1
 
 
 @dataclass(frozen=True)

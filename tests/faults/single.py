@@ -14,7 +14,7 @@ from tests.faults import names
 from tests.faults.ledger import Route, Server
 from tests.faults.pipe import Pipe
 from tests.faults.proxy import Direction, Flow, Proxy
-from tests.faults.scene import TOPICS, Fault
+from tests.faults.scene import TOPICS, Fault, with_many_topics
 from tests.faults.topologies import redis_version
 from tests.faults.watch import ObservedDaemon
 from tests.servers import RedisServer
@@ -379,16 +379,6 @@ async def with_flood(stage: SingleStage) -> None:
     """Let clients listen to the flood."""
     stage.more_topics, stage.idlers = (FLOOD,), LISTENING
 
-
-# Many topics.
-
-
-async def with_many_topics(stage: SingleStage) -> None:
-    """Let a client listen to so many topics that resubscribing them takes a while."""
-    stage.more_topics, stage.idlers = MANY_TOPICS, 1
-
-
-MANY_TOPICS = tuple(f"many-{number}" for number in range(50_000 - len(TOPICS)))
 
 FAULTS: list[Fault[SingleStage]] = [
     Fault("kill -9", kill, restore=start),
