@@ -284,15 +284,17 @@ async def with_small_buffer(stage: SingleStage) -> None:
 
 
 async def overrun(stage: SingleStage) -> None:
-    """Publish 32 MiB while the daemon stands still: more than the kernel keeps for it.
+    """Publish while the daemon stands still, until Redis has cut it off: more than the kernel keeps for it.
 
     In many messages: Redis sends nothing of one that passes the limit by itself.
     """
 
     def publish() -> None:
         pipe = Pipe(stage.redis.port)
-        for _ in range(32):
+        for _ in range(64):
             pipe.repeat(("PUBLISH", FLOOD, b"x" * 2**14), 64)
+            if pipe.run([("PUBSUB", "NUMSUB", FLOOD)]) == [[FLOOD, 0]]:
+                break
         pipe.close()
 
     stage.daemon.signal(signal.SIGSTOP)

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -137,5 +138,6 @@ class Watch:
 
 
 def near(times: Sequence[float], start: float, end: float) -> bool:
-    """Whether any of the times lies in a stretch."""
-    return any(start <= when <= end for when in times)
+    """Whether any of the times, which are in order, lies in a stretch."""
+    first = bisect_left(times, start)
+    return first < len(times) and times[first] <= end
