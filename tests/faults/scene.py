@@ -120,7 +120,7 @@ class Fault(Generic[S]):
         notice_bound: seconds from the strike until the daemon has noticed.
         heal_bound: seconds from when Redis is usable until the daemon has healed.
         cpu_bound: share of a core that the daemon may take while Redis is away.
-        memory_bound: bytes by which the daemon may grow if it strikes often.
+        often: whether it can strike often.
         log: words that the daemon's log must have.
         padding: bytes that each message is longer.
         times: how often it strikes. More than once: the daemon must not leak.
@@ -139,7 +139,7 @@ class Fault(Generic[S]):
     notice_bound: float = NOTICE_BOUND
     heal_bound: float = HEAL_BOUND
     cpu_bound: float = CPU_BOUND
-    memory_bound: int = MEMORY_BOUND
+    often: bool = True
     log: Sequence[str] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     padding: int = 0
@@ -363,7 +363,7 @@ class Scene(Generic[S]):
                 row.problems.append(f"{what} grew from {was} to {now}")
         if after.objects > before.objects + 2 * self._fault.times + OBJECTS_BOUND:
             row.problems.append(f"objects grew from {before.objects} to {after.objects}")
-        if after.memory > before.memory + self._fault.memory_bound:
+        if after.memory > before.memory + MEMORY_BOUND:
             row.problems.append(f"memory grew by {after.memory - before.memory} bytes")
         row.remarks.append(
             f"descriptors {before.descriptors}, then {after.descriptors}; tasks {before.tasks}, then {after.tasks};"

@@ -76,7 +76,8 @@ async def _play(wanted: Callable[[str], bool], times: int, on_row: Callable[[Row
     rows: list[Row] = []
 
     async def play_lane(lane: Lane) -> None:
-        faults = [replace(fault, times=max(fault.times, times)) for fault in lane.faults if wanted(fault.name)]
+        faults = [fault for fault in lane.faults if wanted(fault.name)]
+        faults = [replace(fault, times=max(fault.times, times)) if fault.often else fault for fault in faults]
         if not faults:
             return
         try:
