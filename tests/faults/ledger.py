@@ -156,8 +156,8 @@ class Publisher:
 # Receiving.
 
 
-class Listener:
-    """A client that writes down what it receives.
+class _Subscriber:
+    """A client that subscribes when it is entered, and reads until it is left.
 
     Args:
         port: the daemon's.
@@ -168,18 +168,22 @@ class Listener:
         self._client = Client(port)
         self._topics = topics
         self._reading: asyncio.Task[None] | None = None
-        self.seen: dict[str, list[tuple[int, float]]] = {topic: [] for topic in topics}  # numbers and gaps, and when
-        self.ended = ""  # why the connection ended, if it did
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
+        await asyncio.gather(self._subscribe(), self._confirm())
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def _subscribe(self) -> None:
         for topic in self._topics:
             self._client.request("subscribe", topic)
+            await self._client.writer.drain()
+
+    async def _confirm(self) -> None:
         for topic in self._topics:
             reply = await self._client.receive()
             assert reply["action"] == "subscribe", (topic, reply)
-        self._reading = asyncio.create_task(self._read())
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -188,6 +192,24 @@ class Listener:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
         await self._client.__aexit__(kind, value, traceback)
+
+    async def _read(self) -> None:
+        """Read until the daemon closes the connection."""
+        raise NotImplementedError
+
+
+class Listener(_Subscriber):
+    """A client that writes down what it receives.
+
+    Args:
+        port: the daemon's.
+        topics: what it subscribes to.
+    """
+
+    def __init__(self, port: int, topics: Sequence[str]) -> None:
+        super().__init__(port, topics)
+        self.seen: dict[str, list[tuple[int, float]]] = {topic: [] for topic in topics}  # numbers and gaps, and when
+        self.ended = ""  # why the connection ended, if it did
 
     async def _read(self) -> None:
         """Read frames as they come: many in one piece, which `Client.receive` would take one by one."""
@@ -231,7 +253,7 @@ class Listener:
             )
 
 
-class Idler:
+class Idler(_Subscriber):
     """A client that listens and throws away what it receives.
 
     Args:
@@ -240,34 +262,8 @@ class Idler:
     """
 
     def __init__(self, port: int, topics: Sequence[str]) -> None:
-        self._client = Client(port)
-        self._topics = topics
-        self._reading: asyncio.Task[None] | None = None
+        super().__init__(port, topics)
         self.ended = False  # whether the daemon has closed the connection
-
-    async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
-        await asyncio.gather(self._subscribe(), self._confirm())
-        self._reading = asyncio.create_task(self._read())
-        return self
-
-    async def _subscribe(self) -> None:
-        for topic in self._topics:
-            self._client.request("subscribe", topic)
-            await self._client.writer.drain()
-
-    async def _confirm(self) -> None:
-        for topic in self._topics:
-            reply = await self._client.receive()
-            assert reply["action"] == "subscribe", (topic, reply)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._reading is not None
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
-        await self._client.__aexit__(kind, value, traceback)
 
     async def _read(self) -> None:
         """Look into the socket now and then: this process has no time for each piece of what many idlers get."""
