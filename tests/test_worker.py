@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 import urllib.request
@@ -16,7 +17,8 @@ import pytest
 import websocket
 
 from tests.clients import Client, Closed
-from tests.servers import Daemon, RedisServer, eventually, serving
+from tests.faults.pipe import ask
+from tests.servers import Daemon, RedisServer, eventually, free_port, serving
 from wsd import session as session_module
 from wsd.worker import Worker
 
@@ -133,6 +135,19 @@ async def test_a_channel_that_redis_refuses_is_unavailable_for_that_request_alon
         replies = [await client.receive() for _ in range(3)]
         assert [reply["id"] for reply in replies] == [0, 1, 2]
         assert [reply.get("code") for reply in replies] == [None, "unavailable", None]
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("web-1.example", "web-1.example"), ("Büro PC\n2", "B-ro-PC-2"), ("", "")],
+)
+async def test_redis_can_tell_whose_connection_it_is(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, host: str, named: str
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    port = free_port()
+    async with serving(own_redis, port=port):
+        assert f" name=wsd:{named}:{port}:{os.getpid()} " in ask(own_redis.port, "CLIENT", "LIST")
 
 
 async def test_redis_faults_lose_nothing_without_a_gap(own_redis: RedisServer) -> None:

@@ -6,8 +6,11 @@ import asyncio
 import gc
 import logging
 import math
+import os
+import re
 import resource
 import signal
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -102,7 +105,7 @@ class Worker:
             self._unsubscribe,
         )
         self._fanout = Fanout(self.topics, self.metrics, loop.call_soon)
-        self._deployment = parse_deployment(settings.redis_url.get_secret_value())
+        self._deployment = parse_deployment(settings.redis_url.get_secret_value(), _client_name(settings.port))
         self.source = make_source(
             self._deployment,
             pubsub=settings.pubsub,
@@ -269,6 +272,15 @@ async def _first(*waited: Awaitable[object]) -> None:
     await asyncio.gather(*(begun - done), return_exceptions=True)
     for task in done:
         task.result()
+
+
+def _client_name(port: int) -> str:
+    """What CLIENT LIST calls this daemon's connections. Redis takes printable ASCII without blanks only.
+
+    https://redis.io/docs/latest/commands/client-setname/
+    """
+    host = re.sub(r"[^!-~]", "-", socket.gethostname())
+    return f"wsd:{host}:{port}:{os.getpid()}"
 
 
 def _make_authenticator(settings: Settings) -> Authenticator:

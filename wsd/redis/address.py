@@ -91,6 +91,7 @@ class Address:
     username: str = ""  # "" is Redis's user "default"
     password: str = field(default="", repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    client_name: str = "wsd"  # what CLIENT LIST calls a connection
 
     def __str__(self) -> str:
         return f"unix://{self.path}" if self.path else f"{'rediss' if self.tls else 'redis'}://{self.place}"
@@ -190,11 +191,12 @@ def _cut(url: str) -> _Parts:
     return _Parts(scheme.lower() if separator else "", login + at, hosts.split(","), slash + path, query)
 
 
-def parse_deployment(url: str) -> Deployment:
+def parse_deployment(url: str, client_name: str = "wsd") -> Deployment:
     """Take a URL apart, and load the certificates that it names.
 
     Args:
         url: one of the `FORMS`. A database number is accepted and means nothing: Pub/Sub knows no databases.
+        client_name: what CLIENT LIST calls the connections: printable ASCII without blanks, or Redis refuses it.
 
     Raises:
         ValueError: if the URL can't be used. The text says what is allowed, or what is wrong with a file, without the
@@ -207,6 +209,7 @@ def parse_deployment(url: str) -> Deployment:
         username=options.get("username") or "",
         password=options.get("password") or "",
         tls=_tls(tls_options(url)) if parts.scheme.startswith("rediss") else None,
+        client_name=client_name,
     )
     if parts.scheme == "unix":
         return Standalone(replace(login, path=unquote(parts.path)))

@@ -273,7 +273,7 @@ async def connect(address: Address, make_wire: Callable[[], Wire], patience: flo
 async def _log_in(wire: Wire, address: Address) -> dict[str, str]:
     # https://redis.io/docs/latest/commands/hello/
     login = ("AUTH", address.username or "default", address.password) if address.password else ()
-    reply = await wire.ask("HELLO", "3", *login, "SETNAME", "wsd")
+    reply = await wire.ask("HELLO", "3", *login, "SETNAME", address.client_name)
     if isinstance(reply, hiredis.ReplyError):
         raise LinkError(_why_hello_failed(str(reply)))
     if not isinstance(reply, dict):
