@@ -297,7 +297,7 @@ def test_soak_with_visitors_and_slow_readers() -> None:
 
 def test_absent_key_is_refused_and_told() -> None:
     with RedisServer() as redis, WsdServer(redis) as server, Shard() as shard:
-        answer = shard.open(Plan("listeners", 5, [("127.0.0.1", server.port)], timeout=5))
+        answer = shard.open(Plan("listeners", 5, [("127.0.0.1", server.port)], timeout=PATIENCE))
     assert answer["subscribed"] == 0
     assert sum(answer["failures"].values()) == 5
     assert any("unauthorized" in reason for reason in answer["failures"])
@@ -307,7 +307,7 @@ def test_server_that_does_not_listen_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, Shard() as shard:
         port = listener.getsockname()[1]
         listener.close()
-        answer = shard.open(Plan("listeners", 3, [("127.0.0.1", port)], timeout=5))
+        answer = shard.open(Plan("listeners", 3, [("127.0.0.1", port)], timeout=PATIENCE))
     assert answer["failures"] == {"ECONNREFUSED": 3}
 
 
@@ -393,7 +393,8 @@ def test_lying_server_is_caught(
 
     with mocked(behave) as port, Shard() as shard:
         shard.open(Plan("listeners", 4, [("127.0.0.1", port)], dialect="raw", sampled=2))
-        stats = shard.drain(100, 1, quiet=0.2, timeout=5)
+        eventually_stats(shard, lambda group: group["messages"] == 4 * len(numbers))
+        stats = shard.drain(100, 1, quiet=0.2, timeout=PATIENCE)
         listeners = stats["groups"]["listeners"]
     found = (listeners["lost"], listeners["duplicated"], listeners["out_of_order"])
     assert found == (2 * lost, 2 * duplicated, 2 * out_of_order)  # two of the four are sampled
@@ -489,7 +490,7 @@ def test_dead_generator_is_an_error() -> None:
 @contextmanager
 def redis_subscriber(redis: SharedRedis, *channels: str) -> Iterator[socket.socket]:
     """A connection that is subscribed."""
-    with socket.create_connection(("127.0.0.1", redis.port), timeout=10) as link:
+    with socket.create_connection(("127.0.0.1", redis.port), timeout=PATIENCE) as link:
         for channel in channels:
             link.sendall(f"SUBSCRIBE {channel}\r\n".encode())
             link.recv(1000)

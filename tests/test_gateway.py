@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 
 import aiohttp
 import pytest
 import websocket
 
 from tests.clients import Client, Closed
-from tests.servers import RedisServer, eventually, serving
+from tests.servers import PATIENCE, RedisServer, eventually, serving
 from wsd import gateway as gateway_module
 from wsd.errors import StartupError
 
@@ -37,7 +36,7 @@ async def test_aiohttp_speaks_with_us(redis: RedisServer) -> None:
 
 async def test_websocket_client_speaks_with_us(redis: RedisServer) -> None:
     def talk(port: int) -> str:
-        client = websocket.create_connection(f"ws://127.0.0.1:{port}", timeout=10)
+        client = websocket.create_connection(f"ws://127.0.0.1:{port}", timeout=PATIENCE)
         client.recv()
         session = json.loads(client.recv())["session"]
         client.send(json.dumps({"action": "subscribe", "session": session, "context": "websocket-client"}))
@@ -143,8 +142,9 @@ async def test_a_drain_sends_everybody_away_evenly_and_lets_nobody_in(redis: Red
             times.append(seconds)
             assert closed.code == 1012
         await drained
-        # Evenly over a second: neither all at once nor all at the end.
-        assert 0.2 < times[len(times) // 2] < 0.9
+        # Over a second: neither all at once nor all at the end. A busy machine makes nobody leave early.
+        assert times[len(times) // 2] > 0.2
+        assert times[0] < times[-1] - 0.2
         assert not worker.gateway.connections
         with pytest.raises(ConnectionRefusedError):
             await status(worker.port)
@@ -158,9 +158,7 @@ async def _left_after(client: Client, started: float) -> tuple[float, Closed]:
 async def test_a_drain_aborts_who_does_not_leave(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_module, "CLOSE_TIMEOUT", 0.2)
     async with serving(redis) as worker, Client(worker.port) as stubborn:
-        started = time.monotonic()
-        await worker.gateway.drain(0.1)
-        assert time.monotonic() - started < 1.5
+        await Client.within(worker.gateway.drain(0.1))
         assert not worker.gateway.connections
         assert (await stubborn.closed()).code == 1012
 

@@ -22,6 +22,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.servers import PATIENCE
 from wsd import __version__
 from wsd.config import Settings
 
@@ -201,7 +202,7 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str]) -> subprocess.Com
 
 
 # The first of them waits for the downloads.
-downloads = pytest.mark.timeout(300)
+downloads = pytest.mark.timeout(900)
 
 
 @downloads
@@ -252,7 +253,7 @@ def test_the_container_is_healthy_and_stops(image: Image, tmp_path: Path) -> Non
                 assert b"READY=1" in receiver.recv(4096)
                 assert run(check, cwd=image.root, env=environ).returncode == 0
                 process.send_signal(getattr(signal, last("STOPSIGNAL")))
-                assert process.wait(20) == 0
+                assert process.wait(PATIENCE) == 0
             finally:
                 process.kill()
 
@@ -262,7 +263,7 @@ def notified(path: Path) -> Iterator[tuple[socket.socket, str]]:
     """Listen to what a process tells systemd."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(path))
-        receiver.settimeout(20)
+        receiver.settimeout(PATIENCE)
         yield receiver, str(path)
 
 

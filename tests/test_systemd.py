@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import PATIENCE
 from wsd.config import Settings
 from wsd.systemd import notify
 
@@ -21,7 +22,7 @@ UNIT = Path(__file__).parent.parent / "systemd" / "wsd.service"
 @pytest.fixture
 def receiver() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
-        bound.settimeout(5)
+        bound.settimeout(PATIENCE)
         yield bound
 
 
