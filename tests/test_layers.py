@@ -18,7 +18,7 @@ ROOT = Path(wsd.__file__).parent
 # A room is a module or a package, whose modules are its own affair. `redis` is two rooms: where Redis is, is a value
 # that the settings know; the connections are not.
 LAYERS = (
-    {"errors", "protocol", "frames", "snapshot", "systemd", "logs", "redis.address"},
+    {"backoff", "errors", "protocol", "frames", "snapshot", "systemd", "logs", "redis.address"},
     {"topics", "auth", "keys", "config", "metrics"},
     {"session", "fanout", "sweep", "redis"},
     {"writer", "connection", "gateway", "admin"},

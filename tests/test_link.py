@@ -23,10 +23,11 @@ from tests.faults.topologies import redis_version
 from tests.servers import RedisServer, eventually, free_port
 from wsd.metrics import Metrics
 from wsd.redis import channels as channels_module
+from wsd.redis import link as link_module
 from wsd.redis.address import Address, parse_address
 from wsd.redis.channels import Events
 from wsd.redis.link import Fixed, Link
-from wsd.redis.wire import CLASSIC, SHARDED, Dialect
+from wsd.redis.wire import CLASSIC, SHARDED, Dialect, connect
 
 HEARTBEAT = 0.4  # seconds
 
@@ -79,6 +80,26 @@ async def linked(
     finally:
         task.cancel()
         await asyncio.wait((task,))
+
+
+async def test_a_thousand_refused_connections_in_a_row_are_not_the_last(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # no wait takes any time
+    attempts = 0
+
+    async def refused(*args: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 3000:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return await connect(*args)
+
+    monkeypatch.setattr(link_module, "connect", refused)
+    async with linked(redis.url) as (link, recorder):
+        assert link._metrics.link_failures == 3000
+        link.subscribe(b"after")
+        await recorder.until("confirmed", b"after")
 
 
 # Subscribing.

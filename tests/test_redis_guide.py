@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 import pytest
 
-from tests.servers import free_port
+from tests.servers import eventually, free_port
 from wsd.errors import LinkError
 from wsd.redis import sentinel as sentinel_module
 from wsd.redis.address import Address, Sentinel
@@ -94,10 +95,28 @@ async def test_without_sentinels_the_last_master_is_tried_and_at_first_there_is_
     assert [await told.located() for _ in range(3)] == [OLD] * 3
 
 
+async def test_a_thousand_refused_connections_in_a_row_are_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # no wait takes any time
+    attempts = 0
+
+    async def refused(*args: object) -> NoReturn:
+        nonlocal attempts
+        attempts += 1
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(sentinel_module, "connect", refused)
+    guide = SentinelGuide(Sentinel((ONE,), "mymaster", Address()), heartbeat=0.05)
+    task = asyncio.create_task(guide.run(lambda reason: None))
+    await eventually(lambda: attempts > 3000 or task.done())
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_sentinels_that_are_away_are_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sentinel_module, "RETRY", 0.01)
+    monkeypatch.setattr(sentinel_module, "BACKOFF_MAX", 0.01)
     deployment = Sentinel((Address("127.0.0.1", free_port()),), "mymaster", Address())
     guide = SentinelGuide(deployment, heartbeat=0.05)
     task = asyncio.create_task(guide.run(lambda reason: None))

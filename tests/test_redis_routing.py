@@ -214,6 +214,16 @@ async def test_channels_wait_for_the_topology() -> None:
         assert B not in house.links
 
 
+async def test_a_thousand_looks_that_fail_in_a_row_are_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # no wait takes any time
+    async with running(LinkError("no node of the cluster tells its topology (x)")) as house:
+        house.cluster.subscribe(LOW)
+        await eventually(lambda: house.nodes.asked > 3000)
+        house.nodes.answer = split(A, B)
+        await eventually(lambda: house.cluster.up)
+        assert house.links[A].channels == {LOW: False}
+
+
 async def test_a_cluster_that_is_down_is_said_and_not_pestered() -> None:
     async with running(split(A, B)) as house:
         house.cluster.subscribe(LOW)

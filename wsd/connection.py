@@ -14,7 +14,6 @@ doesn't hold the loop; a client above its request rate isn't read from until it 
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,6 +28,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import BytesLike
 
 from wsd.auth import Authenticator
+from wsd.backoff import spread
 from wsd.fanout import Fanout
 from wsd.frames import PING, text_frame
 from wsd.logs import BoundedLogger
@@ -322,7 +322,7 @@ class Connection(Writer):
         self._abort_at = inf
         self.session = session = Session(self._shared.authenticator, self._shared.limits, now)
         # A random first interval, so that the pings of a reconnected fleet don't come in step.
-        self._next_ping = now + random.uniform(0.5, 1.0) * self._shared.ping_interval
+        self._next_ping = now + spread(self._shared.ping_interval)
         self._shared.sweep.schedule(self, min(self._next_ping, session.deadline))
         self._shared.metrics.handshakes += 1
         self._shared.metrics.handshake_seconds.observe(now - self._accepted_at)

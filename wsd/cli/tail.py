@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import re
 import ssl
 import stat
@@ -27,6 +26,7 @@ from websockets.exceptions import (
 )
 from websockets.uri import WebSocketURI, parse_uri
 
+from wsd.backoff import Backoff
 from wsd.cli.arguments import TOKEN_VARIABLE, settings
 from wsd.cli.output import close_stdout, say, write
 from wsd.cli.signing import sign, signs_with_shared_secret
@@ -37,7 +37,7 @@ from wsd.protocol import check_topic
 __all__ = ["Tail", "cut", "run", "server_url"]
 
 BACKOFF_FIRST, BACKOFF_MAX = 1.0, 30.0
-"""Seconds: the wait before connecting again is random, up to a bound that doubles from the first to the last."""
+"""Seconds: bounds of the growing wait before connecting again."""
 
 MAX_RETRY_AFTER = 300.0  # seconds that a server's Retry-After can make us wait
 
@@ -161,7 +161,7 @@ class Tail:
         self._write = write
         self._session = ""
         self._asked: deque[str] = deque()  # topics whose subscription is unanswered, in order
-        self._failures = 0  # connections in a row that did not get as far as being subscribed
+        self._waits = Backoff(BACKOFF_FIRST, BACKOFF_MAX)  # grow while no connection gets as far as being subscribed
 
     async def run(self) -> None:
         """Print messages until `count` have come.
@@ -173,9 +173,7 @@ class Tail:
             try:
                 return await self._converse()
             except _Lost as exc:
-                bound = min(BACKOFF_FIRST * 2**self._failures, BACKOFF_MAX)
-                delay = exc.wait + random.uniform(0, bound)
-                self._failures = min(self._failures + 1, 10)
+                delay = exc.wait + next(self._waits)
                 say(f"{exc}; reconnecting in {delay:.1f} s")
                 await asyncio.sleep(delay)
 
@@ -266,7 +264,7 @@ class Tail:
         if self._asked:
             self._asked.popleft()
         if not self._asked:
-            self._failures = 0
+            self._waits.reset()
             say(f"subscribed to {', '.join(self._topics)} at {_text(self._uri)}")
 
     def _receive_error(self, code: str, text: str) -> None:

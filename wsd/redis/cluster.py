@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from wsd.backoff import Backoff, spread
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
 from wsd.redis.address import Address
@@ -28,11 +29,11 @@ from wsd.redis.topology import Nodes, Place, Topology
 __all__ = ["AnyNode", "ShardedCluster"]
 
 REFRESH_INTERVAL = 30.0
-"""Seconds on average between two looks at a topology that nobody doubts."""
+"""Seconds at most between two looks at a topology that nobody doubts."""
 
 BACKOFF_FIRST, BACKOFF_MAX = 0.1, 1.0
-"""Seconds: bounds of the wait before a topology that is doubted is looked up again. A node takes several seconds to
-notice that another is gone, and a look costs some tenths of a millisecond."""
+"""Seconds: bounds of the growing wait before a topology that is doubted is looked up again. A node takes several
+seconds to notice that another is gone, and a look costs some tenths of a millisecond."""
 
 PROBE_NAMES = 20_000
 """Names that are tried for a probe's channel until one belongs to the node: enough for one with 10 slots of 16,384. A
@@ -70,7 +71,7 @@ class AnyNode:
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Leave a node that the others have lost."""
         while True:
-            await asyncio.sleep(REFRESH_INTERVAL * random.uniform(0.8, 1.2))
+            await asyncio.sleep(spread(REFRESH_INTERVAL))
             with suppress(LinkError, OSError):
                 topology = await self._nodes.ask()
                 if self._place is not None and self._place not in {*topology.masters, *topology.replicas}:
@@ -172,7 +173,7 @@ class ShardedCluster:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _main_loop(self) -> None:
-        failures = 0
+        waits = Backoff(BACKOFF_FIRST, BACKOFF_MAX)
         while True:
             self._doubted.clear()
             await self._refresh()
@@ -181,14 +182,12 @@ class ShardedCluster:
                     task.result()  # a bug; the daemon ends with it
                     raise LinkError(f"the link to {place} has ended")
             if self._settled():
-                failures = 0
+                waits.reset()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(REFRESH_INTERVAL * random.uniform(0.8, 1.2)):
+                    async with asyncio.timeout(spread(REFRESH_INTERVAL)):
                         await self._doubted.wait()
             else:
-                bound = min(BACKOFF_FIRST * 2**failures, BACKOFF_MAX)
-                failures += 1
-                await asyncio.sleep(random.uniform(bound / 2, bound))
+                await asyncio.sleep(next(waits))
 
     def _settled(self) -> bool:
         return not self.problem and not any(link.astray for link in self._links.values())

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from typing import Protocol
 
 import hiredis
 
+from wsd.backoff import Backoff, spread
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
 from wsd.redis.address import Address
@@ -41,8 +41,7 @@ MIN_CONNECT_TIMEOUT = 1.0
 """Seconds that connecting and logging in may take, however short the heartbeat is."""
 
 BACKOFF_FIRST, BACKOFF_MAX = 0.1, 2.0
-"""Seconds: bounds of the wait before connecting again. The wait is random up to a bound that doubles, so that the
-replicas of a fleet don't return to a restarted Redis in step."""
+"""Seconds: bounds of the growing wait before connecting again."""
 
 ANSWER_HEARTBEATS = 2
 """Heartbeats that an answer may take while messages come. It stands behind what Redis had for us before, at most 32 MiB
@@ -285,22 +284,21 @@ class Link:
                 self._wire.fail("stopped")
 
     async def _main_loop(self) -> None:
-        failures = 0
+        waits = Backoff(BACKOFF_FIRST, BACKOFF_MAX)
         while True:
             self._hurry.clear()
             try:
                 wire = await self._connect()
             except (OSError, LinkError) as exc:
-                failures += 1
                 self._could_not_connect(str(exc) or type(exc).__name__)
             else:
                 self._came_up(wire)
                 reason = await self._tend(wire)
-                failures = failures + 1 if wire.given_up else 0
+                if not wire.given_up:
+                    waits.reset()
                 self._was_lost(wire, reason)
-            bound = min(BACKOFF_FIRST * 2**failures, BACKOFF_MAX)
             with suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(bound / 2, bound)):
+                async with asyncio.timeout(next(waits)):
                     await self._hurry.wait()
 
     async def _connect(self) -> Wire:
@@ -346,7 +344,7 @@ class Link:
         self._wire = wire
         self.problem = ""
         self._logged_at = -FAILURE_LOG_INTERVAL
-        self._audit_at = self._loop.time() + AUDIT_INTERVAL * random.uniform(0.5, 1.0)
+        self._audit_at = self._loop.time() + spread(AUDIT_INTERVAL)
         self._metrics.link_connects += 1
         if self._lost_at is None:
             logger.info("connected to %s", self._place)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,14 +18,18 @@ from functools import partial
 
 import hiredis
 
+from wsd.backoff import Backoff
 from wsd.errors import LinkError
 from wsd.redis.address import Address, Sentinel
 from wsd.redis.wire import CLASSIC, Reply, Wire, connect, public
 
 __all__ = ["SentinelGuide"]
 
-RETRY = 1.0
-"""Seconds on average between two attempts to reach a Sentinel that is away."""
+BACKOFF_FIRST, BACKOFF_MAX = 0.2, 2.0
+"""Seconds: bounds of the growing wait before a Sentinel that is away is tried again."""
+
+MIN_PATIENCE = 1.0
+"""Seconds that a Sentinel may take to answer, however short the heartbeat is."""
 
 SWITCHED = b"+switch-master"
 """The channel on which a Sentinel tells of a failover: ``NAME OLD-IP OLD-PORT NEW-IP NEW-PORT``."""
@@ -84,18 +87,19 @@ class SentinelGuide:
                 tasks.create_task(self._listen_to(sentinel))
 
     async def _listen_to(self, sentinel: Address) -> None:
+        waits = Backoff(BACKOFF_FIRST, BACKOFF_MAX)
         while True:
             try:
-                await self._follow(sentinel)
+                await self._follow(sentinel, waits)
             except (OSError, LinkError) as exc:
                 problem = str(exc) or type(exc).__name__
                 if self._problems.get(sentinel) != problem:
                     logger.warning("the Sentinel at %s is of no use: %s", sentinel, problem)
                 self._problems[sentinel] = problem
             self._answering.discard(sentinel)
-            await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
+            await asyncio.sleep(next(waits))
 
-    async def _follow(self, sentinel: Address) -> None:
+    async def _follow(self, sentinel: Address, waits: Backoff) -> None:
         """Listen to one Sentinel until the connection is lost.
 
         Raises:
@@ -107,11 +111,12 @@ class SentinelGuide:
             if words[0] == self._deployment.name and len(words) == 5 and words[4].isdecimal():
                 self._learn(sentinel, (words[3], int(words[4])))
 
-        wire, _ = await connect(sentinel, partial(Wire, CLASSIC, heard, _ignore), max(self._heartbeat, RETRY))
+        wire, _ = await connect(sentinel, partial(Wire, CLASSIC, heard, _ignore), max(self._heartbeat, MIN_PATIENCE))
         try:
             wire.send(CLASSIC.subscribe, channels=(SWITCHED,), on_reply=_refused)
             while True:
                 self._learn(sentinel, await self._ask(wire))
+                waits.reset()
                 self._answering.add(sentinel)
                 self._problems.pop(sentinel, None)
                 await asyncio.wait((wire.closed,), timeout=self._heartbeat / 2)
@@ -120,10 +125,10 @@ class SentinelGuide:
 
     async def _ask(self, wire: Wire) -> _Place:
         try:
-            async with asyncio.timeout(max(self._heartbeat, RETRY)):
+            async with asyncio.timeout(max(self._heartbeat, MIN_PATIENCE)):
                 reply = await wire.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._deployment.name)
         except TimeoutError:
-            raise LinkError(f"no answer within {max(self._heartbeat, RETRY):g} s") from None
+            raise LinkError(f"no answer within {max(self._heartbeat, MIN_PATIENCE):g} s") from None
         if reply is None:
             raise LinkError(f"it knows no master named {self._deployment.name}")
         if not isinstance(reply, list) or len(reply) != 2:
