@@ -212,3 +212,14 @@ def test_the_rate_is_lines_per_second(rate: float, interval: float, caplog: pyte
         bounded.now = step * interval / 4
         lines += len(bounded.warn("forged"))
     assert lines == 25
+
+
+def test_a_bug_that_recurs_is_logged_with_one_traceback(bounded: Bounded) -> None:
+    for number in range(1000):
+        try:
+            raise ZeroDivisionError(number)
+        except ZeroDivisionError:
+            bounded.logger.exception("bug", "a message of %d bytes", 5)
+    assert bounded.caplog.text.count("Traceback") == 1
+    assert "ERROR" in bounded.caplog.text
+    assert "a message of 5 bytes" in bounded.caplog.text

@@ -74,6 +74,13 @@ class BoundedLogger:
 
     def warning(self, kind: str, message: str, *args: object) -> None:
         """Log an event, unless its kind was logged a moment ago. ``kind`` is one of a few fixed words."""
+        self._log(logging.WARNING, kind, message, args)
+
+    def exception(self, kind: str, message: str, *args: object) -> None:
+        """Log a bug with the traceback of the exception that is being handled, under the same bound."""
+        self._log(logging.ERROR, kind, message, args, exc_info=True)
+
+    def _log(self, level: int, kind: str, message: str, args: tuple[object, ...], *, exc_info: bool = False) -> None:
         now = self._clock()
         logged_at, unsaid = self._kinds.get(kind, (-self._interval, 0))
         if now - logged_at < self._interval:
@@ -82,4 +89,4 @@ class BoundedLogger:
         self._kinds[kind] = (now, 0)
         if unsaid:
             message += f" (and {unsaid} more of this kind since the last line)"
-        self._logger.warning(message, *args)
+        self._logger.log(level, message, *args, exc_info=exc_info)
