@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -16,10 +19,11 @@ from tests.faults.proxy import Flow, Proxy, end_of_reply
 from tests.faults.scene import TOPICS, Fault, Row, measure
 from tests.faults.single import SingleStage, at_redis
 from tests.faults.table import render
+from tests.faults.watch import ObservedDaemon, Sample, Watch, near
 from tests.servers import RedisServer, eventually, free_port, serving
 from wsd.redis import link as link_module
 
-pytestmark = pytest.mark.timeout(600)  # the first test waits for all faults
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for all faults
 
 
 # The faults.
@@ -55,7 +59,7 @@ def books_of(*seen: int, accepted: range = range(1, 6), uncertain: tuple[int, ..
     """Balance one topic of one client."""
     listener = Listener(0, ("t",))
     listener.seen["t"] = [(number, 0.0) for number in seen]
-    book = Books(5, dict.fromkeys(set(accepted) - set(uncertain), 0.0), set(uncertain))
+    book = Books(5, dict.fromkeys(set(accepted) - set(uncertain), (0.0, 0.0)), set(uncertain))
     return balance({"t": book}, [listener])
 
 
@@ -102,6 +106,63 @@ async def test_a_fault_that_is_not_noticed_is_found() -> None:
 
     row = await measure(Fault("nothing", nothing, notice_bound=0.5), SingleStage())
     assert any("not noticed" in problem for problem in row.problems)
+
+
+# The watch.
+
+
+def watch_of(*samples: tuple[float, float, int], log: Sequence[float] = ()) -> Watch:
+    """A watch that has seen this: when it asked, when it was answered, and the status."""
+    daemon = cast(ObservedDaemon, SimpleNamespace(losses=lambda: list(log)))
+    watch = Watch(daemon)
+    watch.samples = [Sample(*sample) for sample in samples]
+    return watch
+
+
+def looks(start: float, end: float, status: int = 200) -> list[tuple[float, float, int]]:
+    """Looks every 50 ms, each answered in 5."""
+    return [(start + n * 0.05, start + n * 0.05 + 0.005, status) for n in range(round((end - start) / 0.05))]
+
+
+@pytest.mark.parametrize(
+    ("lost", "doubted"),
+    [((5.0, 5.01), False), ((9.3, 9.31), True), ((10.5, 10.6), True), ((11.6, 11.7), False), ((11.3, 19.0), True)],
+    ids=["before", "just before", "within", "after", "at some time, it may have been just after"],
+)
+def test_what_is_lost_is_judged_by_the_time_at_which_it_may_have_been_lost(
+    lost: tuple[float, float], doubted: bool
+) -> None:
+    watch = watch_of(*looks(0, 10), *looks(10, 11, 503), *looks(11, 20))
+    assert near(watch.doubts(), lost[0] - 0.5, lost[1] + 1) is doubted
+
+
+def test_nobody_knows_what_readyz_said_while_nobody_asked() -> None:
+    watch = watch_of(*looks(0, 10), *looks(13, 20), log=[17.5])
+    assert [round(last - first, 1) for first, last in watch.doubts()] == [3.1, 0.0]
+    assert near(watch.doubts(), 11, 12)
+    assert not near(watch.doubts(), 15, 16)
+    assert near(watch.doubts(), 17, 18)
+
+
+def test_a_bound_does_not_count_the_time_in_which_nobody_could_look() -> None:
+    watch = watch_of(*looks(0, 10), *looks(13, 30))
+    assert watch.without_delay(2, 3) == 5
+    assert watch.without_delay(8, 3) == pytest.approx(14, abs=0.01)
+    assert watch.without_delay(15, 3) == 18
+
+
+async def test_a_wait_ends_at_its_bound_and_tells_when_it_came_true() -> None:
+    watch = watch_of()
+    assert await watch.until(lambda: 7.5, 0.0) == 7.5
+    polling = asyncio.create_task(_looking(watch))
+    assert await watch.until(lambda: None, 0.2) is None
+    polling.cancel()
+
+
+async def _looking(watch: Watch) -> None:
+    while True:
+        watch.samples.append(Sample(time.monotonic(), time.monotonic(), 200))
+        await asyncio.sleep(0.02)
 
 
 # The proxy.

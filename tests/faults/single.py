@@ -181,8 +181,7 @@ async def restart_loading(stage: SingleStage) -> None:
 
 async def until_loaded(stage: SingleStage) -> None:
     """Wait until Redis has loaded its keys."""
-    await asyncio.sleep(0.5)  # the old one may still answer
-    while True:
+    while True:  # the old one was ended before this began
         try:
             if not (await at_redis("INFO", "persistence")(stage))["loading"]:  # type: ignore[index]
                 return

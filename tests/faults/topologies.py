@@ -40,7 +40,7 @@ FAILOVER_TIMEOUT = 3000
 NODE_TIMEOUT = 1500
 """Milliseconds without an answer until a node takes another for down."""
 
-SETTLE = 40.0
+SETTLE = 120.0
 """Seconds that a deployment has to become whole again."""
 
 PORTS = range(15_000, 22_000)

@@ -8,12 +8,15 @@ import re
 import signal
 import sys
 import time
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tests.faults.ledger import Stretch
 from tests.servers import Daemon
 
 __all__ = ["Holdings", "ObservedDaemon", "Watch"]
@@ -23,6 +26,12 @@ POLL = 0.05
 
 LOST = re.compile(r"lost the link|[1-9]\d* channels have moved|taken away|had dropped \d+ subscriptions")
 """In the log: messages may be missed from now on."""
+
+UNSEEN = 0.5
+"""Seconds without a look, of which nobody knows what /readyz would have said."""
+
+LATE = 0.1
+"""Seconds between two looks beyond which something holds them up: this process, or the daemon, gets no processor."""
 
 NO_ANSWER = 0
 """Instead of an HTTP status."""
@@ -66,13 +75,21 @@ class ObservedDaemon(Daemon):
         return [line.strip() for line in self.log if re.search(r"Traceback|\bERROR\b|\bCRITICAL\b", line)]
 
 
+class Sample(NamedTuple):
+    """One answer of /readyz. The daemon gave it at some time between the two."""
+
+    asked: float
+    answered: float
+    status: int
+
+
 class Watch:
     """Looks at the daemon's admin port all the time."""
 
     def __init__(self, daemon: ObservedDaemon) -> None:
         self._daemon = daemon
         self._polling: asyncio.Task[None] | None = None
-        self.samples: list[tuple[float, int]] = []  # when /readyz was asked, and the status
+        self.samples: list[Sample] = []  # what /readyz has said
         self.reason = ""  # what it said at last
 
     async def __aenter__(self) -> Self:
@@ -94,7 +111,7 @@ class Watch:
                     status, self.reason = await self.get("/readyz")
             except (OSError, TimeoutError):
                 status = NO_ANSWER
-            self.samples.append((asked, status))
+            self.samples.append(Sample(asked, time.monotonic(), status))
             await asyncio.sleep(max(POLL - (time.monotonic() - asked), 0))
 
     async def get(self, path: str) -> tuple[int, str]:
@@ -112,32 +129,63 @@ class Watch:
     @property
     def ready(self) -> bool:
         """Whether the last answer was 200."""
-        return bool(self.samples) and self.samples[-1][1] == 200
+        return bool(self.samples) and self.samples[-1].status == 200
 
     def noticed(self, since: float) -> float | None:
         """When /readyz or the log first said that something is wrong; None if neither has."""
-        times = [when for when, status in self.samples if status == 503] + self._daemon.losses()
+        times = [sample.asked for sample in self.samples if sample.status == 503] + self._daemon.losses()
         return min((when for when in times if when >= since), default=None)
 
     def ready_again(self, since: float) -> float | None:
         """Since when /readyz says 200 without a break; None if it doesn't."""
         found = None
-        for when, status in reversed(self.samples):
-            if status != 200 or when < since:
+        for sample in reversed(self.samples):
+            if sample.status != 200 or sample.asked < since:
                 break
-            found = when
+            found = sample.asked
         return found
 
     def said_ready(self, start: float, end: float) -> bool:
         """Whether /readyz said 200 at any time of a stretch."""
-        return any(status == 200 and start < when < end for when, status in self.samples)
+        return any(sample.status == 200 and start < sample.asked < end for sample in self.samples)
 
-    def unready_times(self) -> list[float]:
-        """When /readyz or the log said that not everything is delivered, in order."""
-        return sorted([when for when, status in self.samples if status != 200] + self._daemon.losses())
+    async def until(self, when: Callable[[], float | None], bound: float) -> float | None:
+        """Wait for something, and return when it was; None if it is not within a bound.
+
+        The bound does not count the time in which nobody could look.
+        """
+        since = time.monotonic()
+        while (found := when()) is None and time.monotonic() < self.without_delay(since, bound):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # no event tells
+        return found
+
+    def without_delay(self, since: float, seconds: float) -> float:
+        """When so many seconds have passed in which one could look: a busy machine adds the others."""
+        end = since + seconds
+        looks = [sample.asked for sample in self.samples]
+        looks = [since, *looks[bisect_left(looks, since) :], time.monotonic()]
+        for before, after in pairwise(looks):
+            if before >= end:
+                break
+            if after - before > LATE:
+                end += after - before - POLL
+        return end
+
+    def doubts(self) -> list[Stretch]:
+        """When /readyz or the log said that not everything is delivered, or may have said so, in order.
+
+        Nobody knows what /readyz would have said while nobody could ask.
+        """
+        said = [(sample.asked, sample.answered) for sample in self.samples if sample.status != 200]
+        unseen = [
+            (before.asked, after.answered)
+            for before, after in pairwise(self.samples)
+            if after.answered - before.asked > UNSEEN
+        ]
+        return sorted([*said, *unseen, *((when, when) for when in self._daemon.losses())])
 
 
-def near(times: Sequence[float], start: float, end: float) -> bool:
-    """Whether any of the times, which are in order, lies in a stretch."""
-    first = bisect_left(times, start)
-    return first < len(times) and times[first] <= end
+def near(doubts: Sequence[Stretch], start: float, end: float) -> bool:
+    """Whether any of the doubts, which are in order, touches a stretch."""
+    beyond = bisect_right(doubts, (end, inf))
+    return any(last >= start for _, last in reversed(doubts[:beyond]))
