@@ -281,7 +281,7 @@ async def kill_listened(stage: ClusterStage) -> None:
 
 def _is_listened(node: Node) -> bool:
     clients = str(node.tell("CLIENT", "LIST", "TYPE", "pubsub")).splitlines()
-    return any(" name=wsd " in client for client in clients)
+    return any(" name=wsd:" in client for client in clients)
 
 
 def too_old() -> str:

@@ -327,10 +327,11 @@ class FullLoad:
         self._rate = 0.0  # messages a second
         self._share = 0.0  # of a core, that the daemon took
         self._kept = 0  # bytes at most, in the output buffer of the daemon's connection
+        self._looks = 0  # how often that was seen
 
     async def strike(self, stage: SingleStage) -> None:
         """Publish for a while."""
-        self._rate, self._share, self._kept = FIRST_RATE, 0.0, 0
+        self._rate, self._share, self._kept, self._looks = FIRST_RATE, 0.0, 0, 0
         ended = threading.Event()
         looking = asyncio.create_task(asyncio.to_thread(self._look, stage.redis.port, ended))
         try:
@@ -361,7 +362,8 @@ class FullLoad:
     def _look(self, port: int, ended: threading.Event) -> None:
         with redis.Redis(port=port) as client:
             while not ended.wait(0.01):
-                ours = [line for line in client.client_list() if line["name"] == "wsd"]
+                ours = [line for line in client.client_list() if line["name"].startswith("wsd:")]
+                self._looks += len(ours)
                 self._kept = max([self._kept, *(int(line["omem"]) for line in ours)])
 
     async def check(self, stage: SingleStage) -> tuple[str, list[str]]:
@@ -370,7 +372,10 @@ class FullLoad:
             f"{self._rate:,.0f} messages a second to {LISTENING} clients took {self._share:.0%} of a core;"
             f" Redis kept {self._kept:,} bytes at most"
         )
-        return remark, [f"Redis kept {self._kept} bytes"] * (self._kept > KEPT_BOUND)
+        problems = [f"Redis kept {self._kept} bytes"] if self._kept > KEPT_BOUND else []
+        if not self._looks:
+            problems.append("the daemon's connection is not in CLIENT LIST")
+        return remark, problems
 
 
 _full_load = FullLoad()
