@@ -39,8 +39,10 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
         if before["machine"][name] != after["machine"][name]
     ]
     lines.append("")
-    last = ""
-    for where, what, old, new in compared(before, after):
+    last, both = "", compared(before, after)
+    if not both:
+        lines.append("Nothing was measured in both: the rows, servers and loads differ.")
+    for where, what, old, new in both:
         if where != last:
             lines.append(where)
             last = where

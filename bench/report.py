@@ -324,13 +324,13 @@ def _measurements(results: Sequence[Result]) -> str:
     for result in results:
         load = result["load"]
         topics = "" if load["topics"] == 1 else f", {load['topics_each']} of {load['topics']:,} topics"
-        latency = result.get("latency_us") or result["setup"]["latency_us"]
+        latency = result.get("latency_us") or result.get("setup", {}).get("latency_us") or {}
         numbers = [
             short(result["rate"]) if "rate" in result else "",
             short(result["offered"]) if "offered" in result else "",
             _number(result.get("cpu_per_delivery_us") or result.get("setup", {}).get("cpu_per_session_us")),
-            _number(latency["p50"], 1000),
-            _number(latency["p99"], 1000),
+            _number(latency.get("p50"), 1000),
+            _number(latency.get("p99"), 1000),
             _number(result.get("joined")),
             f"{result['shares']['generator']:.0%}" if "shares" in result else "",
         ]

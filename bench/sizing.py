@@ -76,11 +76,15 @@ class Model:
         plain = [result for result in _plain(results, server) if result["load"]["connections"] == BASE]
         costs = _medians([result for result in plain if result["load"]["size"] == 100], "rate")
         if len(costs) < 2:
-            raise ValueError("a model needs runs with 1,000 subscribers at two rates at least")
+            raise ValueError(
+                f"a fleet is sized from a run that measured {server} with 1,000 subscribers of 100 bytes at two rates,"
+                f" and this one has {len(costs)}: run the suite without --rows, or with --rows single,joined"
+            )
         by_size: dict[float, float] = {100.0: 1.0}
         for size in {result["load"]["size"] for result in plain} - {100}:
             same = _medians([result for result in plain if result["load"]["size"] == size], "rate")
-            by_size[size] = median(cost / _interpolated(costs, rate) for rate, cost in same.items())
+            if same:
+                by_size[size] = median(cost / _interpolated(costs, rate) for rate, cost in same.items())
         held = [result for result in results if result["server"] == server and "memory" in result]
         # Of few connections it would be the rounding of the allocator.
         most = max(result["load"]["connections"] for result in held)

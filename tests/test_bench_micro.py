@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -15,7 +16,7 @@ import pytest
 
 from bench.micro import encode, handshakes, ingest, passes, requests, sockets
 from bench.micro.fakes import Ear, Queue
-from bench.micro.suite import COMPARISONS
+from bench.micro.suite import COMPARISONS, choose
 from bench.micro.table import render
 from bench.micro.work import Comparison, Work
 from wsd.frames import text_frame
@@ -243,6 +244,46 @@ def test_the_table_has_a_line_for_every_reference() -> None:
         ["encode", "message", "500", "ns", "json", "2", "µs", "0.250"],
         ["a", "loop", "250", "µs", "0.002"],
     ]
+
+
+def test_what_the_readme_names_is_found() -> None:
+    readme = (ROOT / "bench" / "README.md").read_text()
+    table = readme.partition("| benchmark | measures | reference |")[2].partition("\n\n")[0]
+    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert len(names) > 8
+    for name in [*names, *re.findall(r'bench.micro --only "?([^"`\n)]+)', readme)]:
+        assert choose(name), name
+    found = {comparison.name for name in names for comparison in choose(name)}
+    assert found == {comparison.name for comparison in COMPARISONS}
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("pass, fakes", 6), ("pass, sockets", 2), ("PASS", 8), ("json 1,024", 1), ("", 25), ("1 fake", 5)],
+)
+def test_names_are_chosen_by_their_words(text: str, count: int) -> None:
+    assert len(choose(text)) == count
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--only", "pass, soket"], "--only: no benchmark has 'pass, soket' in its name; did you mean sockets"),
+        (["--only", "nosuch"], "--only: no benchmark has 'nosuch' in its name; known: ingest,"),
+        (["--only", "encode sockets"], "not all in one; words: ingest,"),
+        (["--rounds", "0"], "--rounds: '0' is not a number from 1"),
+        (["--rounds", "-1"], "--rounds: '-1' is not a number from 1"),
+        (["-o", "/nowhere/x.json"], "--output: there is no directory /nowhere"),
+        (["-o", __file__], "exists already"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.micro.__main__ import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_the_command_line_prints_a_table_and_keeps_what_pyperf_can_compare(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyperf
 
-from bench.micro.suite import choose
+from bench.micro.suite import choose, unknown
 from bench.micro.table import render
 
 ROUNDS = 5
@@ -37,14 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--fast", action="store_true", help="rough numbers within a minute or so: one short round")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often all is measured (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="the benchmarks with this in their name")
+    parser.add_argument(
+        "--rounds", type=_rounds, default=ROUNDS, help="how often to measure all (default: %(default)s)"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="the benchmarks with these words in their name")
     parser.add_argument("-o", "--output", type=Path, help="keep the results, for python -m pyperf compare_to")
     args, rest = parser.parse_known_args(argv)
     if not choose(args.only):
-        parser.error(f"no benchmark has {args.only!r} in its name")
+        parser.error(f"--only: {unknown(args.only)}")
     if args.output is not None and args.output.exists():
-        parser.error(f"{args.output} exists already")
+        parser.error(f"--output: {args.output} exists already")
+    if args.output is not None and not args.output.parent.is_dir():
+        parser.error(f"--output: there is no directory {args.output.parent}")
     with tempfile.TemporaryDirectory() as scratch:
         kept = args.output or Path(scratch) / "results.json"
         command = [
@@ -62,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return status
         print(_table(kept, args.only))
     return 0
+
+
+def _rounds(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
 
 
 def _table(kept: Path, only: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pyperf
 import uvloop
 
-from bench.micro.suite import choose
+from bench.micro.suite import choose, unknown
 from bench.micro.work import Work
 
 __all__ = ["Stage"]
@@ -64,6 +64,8 @@ def main() -> None:
     runner.argparser.add_argument("--only", default="")
     args = runner.parse_args()
     args.quiet = not args.verbose
+    if not choose(args.only):
+        runner.argparser.error(f"--only: {unknown(args.only)}")
     with contextlib.redirect_stdout(sys.stderr):  # pyperf's lines are the progress; the table is the result
         for comparison in choose(args.only):
             for subject, make in comparison.subjects().items():
