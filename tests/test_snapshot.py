@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from wsd import snapshot
 from wsd.protocol import message_head
-from wsd.snapshot import embed, is_json
+from wsd.snapshot import MAX_DEEP, embed, is_json
 
 HEAD = message_head("news")
 KEYS = ["action", "topic", "snapshot"]
@@ -213,6 +214,71 @@ def test_each_payload_becomes_what_the_protocol_says(payload: bytes, becomes: st
         assert parsed(message) == {"action": "message", "topic": "news", "snapshot": payload.decode()}
     else:
         assert message == HEAD + b'"%b","encoding":"base64"}' % base64.b64encode(payload)
+
+
+@hunting
+@given(texts)
+@example('["\\ud83d",01]')
+@example('["\\ud83d" "a"]')
+@example('["\\ud83d",NaN]')
+@example("[1e999,-Infinity]")
+@example('{"\\ud83d":1,}')
+@example('"\\ud83d\\u12_4"')
+@example('["\\ud83d",\f1]')
+@example('["\\ud83d",\u0661]')
+@example('["\\\\ud83d", 1e999]')
+@example('{"a":"\\ud83d","a":"\\ud83d"}')
+@example("[1e999," + "9" * 5000 + "." + "9" * 5000 + "]")
+def test_a_text_is_embedded_if_and_only_if_it_is_json(text: str) -> None:
+    payload = text.encode()
+    assert (embed(HEAD, payload) == HEAD + payload + b"}") is accepted(text)
+
+
+@pytest.mark.parametrize("unusual", ['"\\ud83d"', "1e999", "-" + "9" * 5000])
+@given(data=st.data())
+@relaxed
+def test_what_orjson_refuses_is_judged_by_the_grammar_wherever_it_stands(unusual: str, data: st.DataObject) -> None:
+    text = f"[{unusual},{data.draw(texts)}]"
+    payload = text.encode()
+    assert (embed(HEAD, payload) == HEAD + payload + b"}") is is_json(text) is accepted(text)
+
+
+def deep(size: int) -> bytes:
+    """JSON of this many bytes that no C parser takes for its depth."""
+    levels = 20_000
+    return b"[" * levels + b" " * (size - 2 * levels) + b"]" * levels
+
+
+def test_deep_json_is_embedded_up_to_a_size() -> None:
+    for payload in (deep(MAX_DEEP), b'{"\\ud83d":' * 990 + b"1" + b"}" * 990):
+        assert embed(HEAD, payload) == HEAD + payload + b"}"
+    # Larger, it is a string, which all clients can parse.
+    payload = deep(MAX_DEEP + 1)
+    assert parsed(embed(HEAD, payload))["snapshot"] == payload.decode()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b'["\\ud83d"' + b",1" * 250_000 + b"]", id="lone surrogate"),
+        pytest.param(b"[1e999" + b",1.5" * 125_000 + b"]", id="infinity"),
+        pytest.param(b'["\\ud83d"' + b',{"a":"b"}' * 50_000 + b"]", id="objects"),
+        pytest.param(b'["' + b'\\ud83d","' * 60_000 + b'"]', id="many lone surrogates"),
+        pytest.param(b"[" * 400_000 + b"]" * 400_000, id="deep"),
+    ],
+)
+def test_what_orjson_refuses_costs_a_fraction_of_the_walk(payload: bytes) -> None:
+    def cost(work: Callable[[], object]) -> float:
+        # The least of three, in CPU time: a busy machine delays both alike.
+        runs = []
+        for _ in range(3):
+            started = time.process_time()
+            work()
+            runs.append(time.process_time() - started)
+        return min(runs)
+
+    text = payload.decode()
+    assert cost(lambda: embed(HEAD, payload)) < cost(lambda: is_json(text)) / 3
 
 
 # is_json
