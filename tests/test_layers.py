@@ -15,10 +15,10 @@ import wsd
 
 ROOT = Path(wsd.__file__).parent
 
-# A room is a module or a package, whose modules are its own affair. `redis` is two rooms: where Redis is, is a value
-# that the settings know; the connections are not.
+# A room is a module or a package, whose modules are its own affair. `redis` is several rooms: where Redis is, and which
+# certificates it takes, are values that the settings know; the connections are not.
 LAYERS = (
-    {"backoff", "errors", "protocol", "frames", "snapshot", "systemd", "logs", "redis.address"},
+    {"backoff", "errors", "protocol", "frames", "snapshot", "systemd", "logs", "redis.address", "redis.tls"},
     {"topics", "auth", "keys", "config", "metrics"},
     {"session", "fanout", "sweep", "redis"},
     {"writer", "connection", "gateway", "admin"},
@@ -31,6 +31,7 @@ TO_COME = {"supervisor"}
 # Who may import from a room of the same layer.
 NEIGHBOURS = {
     ("protocol", "errors"),
+    ("redis.address", "redis.tls"),
     ("config", "keys"),
     ("connection", "writer"),
     ("gateway", "connection"),
@@ -74,7 +75,7 @@ def imports(module: str) -> Iterator[tuple[str, str]]:
 
 def room(module: str) -> str:
     parts = module.split(".")
-    return "redis.address" if module == "redis.address" else parts[0]
+    return module if module in ("redis.address", "redis.tls") else parts[0]
 
 
 def layer(room: str) -> int:

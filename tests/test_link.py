@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import ipaddress
 import logging
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.faults.proxy import Flow, Proxy
 from tests.faults.topologies import redis_version
-from tests.servers import RedisServer, eventually, free_port
+from tests.servers import RedisServer, eventually
 from wsd.metrics import Metrics
 from wsd.redis import channels as channels_module
 from wsd.redis import link as link_module
@@ -255,22 +254,6 @@ def certificate(directory: Path) -> tuple[str, str]:
     )
     (directory / "key.pem").write_bytes(private)
     return str(directory / "cert.pem"), str(directory / "key.pem")
-
-
-async def test_tls_checks_the_certificate(make_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
-    port = free_port()
-    tls = ["--tls-port", str(port), "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no"]
-    try:
-        make_redis(*tls)
-    except AssertionError:
-        pytest.skip("this redis-server is built without TLS")
-    async with linked(f"rediss://127.0.0.1:{port}", wait=False) as (link, _):
-        await eventually(lambda: "certificate verify failed" in link.problem)
-    async with linked(f"rediss://127.0.0.1:{port}?ssl_ca_certs={cert}") as (link, recorder):
-        link.subscribe(b"tls")
-        await recorder.until("confirmed", b"tls")
-    assert parse_address(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none").tls.verify_mode is ssl.CERT_NONE  # type: ignore[union-attr]
 
 
 # Redis comes and goes.

@@ -189,9 +189,10 @@ class Publisher:
     def _options(self, server: Address, timeout: float) -> dict[str, Any]:
         # One attempt, so that a Redis that is away is said at once. Without HELLO and CLIENT SETINFO (protocol,
         # driver_info) a user who may only PUBLISH can.
+        _, username, password = server.login or ("", None, None)
         options: dict[str, Any] = {
-            "username": server.username or None,
-            "password": server.password or None,
+            "username": username if server.username else None,
+            "password": password,
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
             "retry": Retry(NoBackoff(), 0),

@@ -3,20 +3,25 @@
 A URL names a `Deployment`: one server, the Sentinels that know the master's place, or some nodes of a Cluster. Where it
 lists several servers, each is read as a URL of its own, with the login and the options of the whole.
 
-redis-py's ``parse_url`` takes such a URL apart, since it is what users know. It is lenient: it drops the ``x`` of
-``redis://h/x``, takes ``redis://`` for localhost, and cuts a password off at ``#``. So `check_url` comes first. No text
-that is made here holds anything secret of the URL.
+The URLs are those of redis-py, since users know them, but not its ``parse_url``: that drops the ``x`` of
+``redis://h/x``, takes ``redis://`` for localhost, cuts a password off at ``#``, and replaces bytes of a password that
+are no UTF-8. Here a URL is refused by `check_url`, or each word of it means what it says. No text that is made here
+holds anything secret of the URL.
 """
 
 from __future__ import annotations
 
 import re
-import ssl
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
+from ipaddress import IPv6Address
 from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import unquote as _unquote
 
-from redis.asyncio.connection import parse_url
+from wsd.redis.tls import OPTIONS as TLS_OPTIONS
+from wsd.redis.tls import TLS, check_options
 
 __all__ = [
     "FORMS",
@@ -26,6 +31,7 @@ __all__ = [
     "Sentinel",
     "Standalone",
     "addresses",
+    "check_host",
     "check_url",
     "has_password",
     "is_sharded",
@@ -44,6 +50,13 @@ DEFAULT_PORT = 6379
 
 SENTINEL_PORT = 26379  # Sentinel's own default
 
+HOST_MOST = 253  # letters of a name in DNS (RFC 1035, section 2.3.4, without the bytes of its lengths)
+
+PATH_MOST = 107  # bytes of a unix socket's path on Linux (unix(7)), without the zero at its end
+
+unquote = partial(_unquote, errors="surrogateescape")
+"""Undoes %XX. Bytes that are no UTF-8 become surrogates, which `Address.secret` turns back into the same bytes."""
+
 
 class Option(NamedTuple):
     """What may stand after the ``?`` of a URL."""
@@ -59,18 +72,16 @@ OPTIONS = {
     "password": Option(".+", ".+", secret=True),
     "sentinel_password": Option(".+", r"rediss?\+sentinel", secret=True),
     "sentinel_username": Option(".+", r"rediss?\+sentinel", secret=True),
-    "ssl_ca_certs": Option(".+", "rediss.*"),
-    "ssl_cert_reqs": Option("none|optional|required", "rediss.*"),
-    "ssl_certfile": Option(".+", "rediss.*"),
-    "ssl_check_hostname": Option("true|false", "rediss.*"),
-    "ssl_keyfile": Option(".+", "rediss.*"),
-    "ssl_password": Option(".+", "rediss.*", secret=True),
+    **{name: Option(pattern, "rediss.*", secret=name == "ssl_password") for name, pattern in TLS_OPTIONS.items()},
     "username": Option(".+", ".+", secret=True),
 }
 
-_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-
 _MASTER = "[A-Za-z0-9._-]+"  # a name as sentinel.conf permits it
+
+_NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"  # a host; containers are called redis_1, too
+
+# A place that somebody wrote without a scheme. A word alone is none, because it may be a password.
+_BARE = r"(localhost|[0-9]{1,3}(\.[0-9]{1,3}){3}|[A-Za-z0-9._-]+:[0-9]{1,5})(/[0-9]{0,5})?"
 
 # What of a URL may be shown, beside its options: places, and then a database or the name of a master.
 _PLACE = r"(\[[^]]*\]|[^][:/#,]*)(:[0-9]{1,5})?"
@@ -90,7 +101,7 @@ class Address:
     path: str = ""  # of a unix socket; then host and port don't count
     username: str = ""  # "" is Redis's user "default"
     password: str = field(default="", repr=False)
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    tls: TLS | None = field(default=None, repr=False)
     client_name: str = "wsd"  # what CLIENT LIST calls a connection
 
     def __str__(self) -> str:
@@ -100,6 +111,17 @@ class Address:
     def place(self) -> str:
         """Host and port, as a URL has them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def login(self) -> tuple[str, bytes, bytes] | tuple[()]:
+        """The words of HELLO that log in.
+
+        A user without a password logs in with an empty one, which Redis takes from a user who has ``nopass``. Without
+        AUTH it would be the user "default", who may do more.
+        """
+        if not self.username and not self.password:
+            return ()
+        return "AUTH", _bytes(self.username or "default"), _bytes(self.password)
 
     def at(self, host: str, port: int) -> Address:
         """Return another server that takes the same login and speaks TLS if this one does."""
@@ -136,6 +158,10 @@ class Cluster:
 
     def __str__(self) -> str:
         return f"the cluster at {_places(self.seeds)}"
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 Deployment: TypeAlias = Standalone | Sentinel | Cluster
@@ -204,11 +230,12 @@ def parse_deployment(url: str, client_name: str = "wsd") -> Deployment:
     """
     check_url(url)
     parts = _cut(url)
-    options: dict[str, Any] = dict(parse_url(parts.single("")))
+    options = _options(parts)
+    username, _, password = parts.login.rpartition("@")[0].partition(":")
     login = Address(
-        username=options.get("username") or "",
-        password=options.get("password") or "",
-        tls=_tls(tls_options(url)) if parts.scheme.startswith("rediss") else None,
+        username=unquote(username) or options.get("username", ""),
+        password=unquote(password) or options.get("password", ""),
+        tls=TLS(_only_tls(options)) if parts.scheme.startswith("rediss") else None,
         client_name=client_name,
     )
     if parts.scheme == "unix":
@@ -242,34 +269,32 @@ def _servers(parts: _Parts, login: Address, port: int) -> tuple[Address, ...]:
 
 def tls_options(url: str) -> dict[str, Any]:
     """Return what a URL that has been checked says about TLS, by the names and types of redis-py's arguments."""
-    options = parse_url(_cut(url).single(""))
-    return {name: value for name, value in options.items() if name.startswith("ssl_")}
+    options: dict[str, Any] = _only_tls(_options(_cut(url)))
+    if "ssl_check_hostname" in options:
+        options["ssl_check_hostname"] = options["ssl_check_hostname"] == "true"
+    return options
 
 
-def _tls(options: dict[str, Any]) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        if "ssl_certfile" in options:
-            # Without a password OpenSSL would ask for one at the terminal.
-            context.load_cert_chain(
-                options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password", "")
-            )
-    except OSError as exc:  # ssl.SSLError is one
-        raise ValueError(f"a certificate or key file can't be used: {exc}") from None
-    required = options.get("ssl_cert_reqs", "required")
-    context.check_hostname = required == "required" and options.get("ssl_check_hostname", True)
-    context.verify_mode = _CERT_REQS[required]
-    return context
+def _only_tls(options: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if name in TLS_OPTIONS}
+
+
+def _options(parts: _Parts) -> dict[str, str]:
+    return dict(_pairs(parts))
+
+
+def _pairs(parts: _Parts) -> list[tuple[str, str]]:
+    return parse_qsl(parts.query, keep_blank_values=True, errors="surrogateescape")
 
 
 # Refusing one
 
 
 def check_url(url: str) -> None:
-    """Refuse what ``parse_url`` would take for something else. Looks at the URL alone, at no file and no server.
+    """Refuse what can't be used, or would not be done as it is written. Looks at the URL, at no file and no server.
 
     Raises:
-        ValueError: the text says what is allowed and holds nothing of the URL.
+        ValueError: the text says what is allowed and holds nothing of the URL, unless that is host and port alone.
     """
     if not url.isprintable() or " " in url:
         raise ValueError("a URL without white space and control characters (write them as %XX)")
@@ -288,6 +313,8 @@ def check_url(url: str) -> None:
             _check_path(parts, "(/0?)?", "nothing or /0", "10.0.0.1:7000,10.0.0.2:7001")
         case "unix", "", "":
             _check_socket(parts)
+        case "", "", "" if re.fullmatch(_BARE, url):
+            raise ValueError(f"a scheme before it, as in redis://{url}")
         case _:
             raise ValueError(FORMS)
     _check_options(parts)
@@ -310,15 +337,21 @@ def _check_servers(parts: _Parts, example: str) -> None:
 
 def _check_socket(parts: _Parts) -> None:
     _split(parts, "")
-    if parts.places != [""] or parts.path in ("", "/"):
+    path = unquote(parts.path)
+    if parts.places != [""] or path in ("", "/"):
         raise ValueError("the path of a socket after three slashes, as in unix:///run/redis/redis.sock")
+    if not path.isprintable() or len(path.encode()) > PATH_MOST:
+        raise ValueError(f"the path of a socket in at most {PATH_MOST} bytes, without control characters")
 
 
 def _check_places(parts: _Parts, wanted: str) -> None:
     for place in parts.places:
+        if place.count(":") > 1 and "[" not in place and re.fullmatch("[0-9A-Fa-f:.]+", place):
+            raise ValueError("brackets around an IPv6 address, as in redis://[::1]:6379")
         server = _split(parts, place)
         if not server.hostname:
             raise ValueError(wanted)
+        check_host(unquote(server.hostname))
         if server.port == 0:
             raise ValueError("a port from 1 to 65535")
 
@@ -342,12 +375,49 @@ def _check_path(parts: _Parts, pattern: str, wanted: str, example: str) -> None:
 
 def _check_options(parts: _Parts) -> None:
     known = [name for name, option in OPTIONS.items() if re.fullmatch(option.schemes, parts.scheme)]
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    pairs = _pairs(parts)
+    for name, value in pairs:
         if name not in known:
             raise ValueError(f"only these after ?: {', '.join(known)}")
         pattern = OPTIONS[name].pattern
         if not re.fullmatch(pattern, value):
             raise ValueError(f"after {name}= only what matches {pattern}")
+    if "+" in parts.query:
+        raise ValueError("a + after ? written as %2B, and a space as %20, because some programs read + as a space")
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"{name}= once")
+    options = dict(pairs)
+    if parts.login and {"username", "password"} & options.keys():
+        raise ValueError("user and password either before the @ or as username= and password=")
+    check_options(options)
+
+
+def check_host(host: str) -> None:
+    """Refuse what can be no host: the resolver would raise an error of its own, or worse, ask.
+
+    Raises:
+        ValueError: the text says what is allowed.
+    """
+    if ":" in host:
+        try:
+            IPv6Address(host)
+        except ValueError:
+            host = ""
+        if not re.fullmatch("[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]{1,32})?", host):
+            raise ValueError("an IPv6 address, or a name without colons, as the host")
+        return
+    try:
+        # The length first, because the codec takes a time that grows with its square. What it does with a name that is
+        # not ASCII, the resolver does too.
+        ascii_name = host.encode("idna").decode() if 0 < len(host) <= HOST_MOST else ""
+    except UnicodeError:
+        ascii_name = ""
+    if len(ascii_name) > HOST_MOST or not re.fullmatch(_NAME, ascii_name):
+        raise ValueError(
+            "an IP address, or a name in letters, digits, '-' and '_' as the host: parts of 1 to 63 letters with single"
+            f" dots between them, {HOST_MOST} letters in all"
+        )
 
 
 # Showing one
@@ -366,6 +436,8 @@ def mask_url(url: str) -> str:
     no host, port, database and name of a master, since it may be a password that lost its ``@``, or that holds one and
     is the value of an option.
     """
+    if re.fullmatch(_BARE, url):
+        return url
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return "***"

@@ -10,21 +10,31 @@ UNSUBSCRIBE of n channels is answered by n pushes, or by one error for all of th
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import hiredis
 
 from wsd.errors import LinkError
 from wsd.redis.address import Address
+from wsd.redis.race import AllFailed, interleave, race
 from wsd.redis.slots import key_slot
 
 __all__ = ["CLASSIC", "SHARDED", "Dialect", "Reply", "Wire", "connect", "public"]
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for connecting, TLS and HELLO together, unless the heartbeat is shorter."""
+
+ATTEMPT_DELAY = 0.25
+"""Seconds until the next address of a name is tried beside the one before (RFC 8305, section 5)."""
+
+ADDRESSES_MOST = 8
+"""Addresses of a name that are tried. All of them are begun within half of `CONNECT_TIMEOUT`."""
 
 Reply = Any
 """What hiredis makes of a reply; an error is a ``hiredis.ReplyError``."""
@@ -243,43 +253,106 @@ async def connect(address: Address, make_wire: Callable[[], Wire], patience: flo
         patience: seconds for all of it.
 
     Returns:
-        The connection, and what the server says of itself: at least its ``server``, ``version``, ``mode``, ``role``.
+        The connection, and what the server says of itself, for people: at least its ``server``, ``version``, ``mode``,
+        ``role`` if it is a Redis.
 
     Raises:
         LinkError: if Redis refuses.
         OSError: if it can't be reached; ssl.SSLError is one.
     """
-    loop = asyncio.get_running_loop()
     patience = min(patience, CONNECT_TIMEOUT)
-    wire = None
+    attempt = _Attempt(address, make_wire)
     try:
         async with asyncio.timeout(patience):
-            if address.path:
-                _, wire = await loop.create_unix_connection(make_wire, address.path)
-            else:
-                _, wire = await loop.create_connection(make_wire, address.host, address.port, ssl=address.tls)
-            server = await _log_in(wire, address)
-            wire.takes_no_commands = server.get("server") == "fakeredis"
-            return wire, server
-    except BaseException as exc:
-        if wire is not None:
-            wire.fail("could not log in")
-        if isinstance(exc, TimeoutError):
-            did = "answer to HELLO" if wire is not None else "connection"
-            raise LinkError(f"no {did} within {patience:g} s") from None
+            return await attempt.run()
+    except TimeoutError:
+        did = "answer to HELLO" if attempt.connected else "connection"
+        raise LinkError(f"no {did} within {patience:g} s") from None
+    except OSError:
         raise
+    except ValueError as exc:  # from the resolver's codec, for example
+        raise LinkError(f"there is no way to connect to it: {exc}") from None
+
+
+class _Attempt:
+    """An attempt to connect to a server and to log in, at all the addresses that its name has.
+
+    Args:
+        address: the server.
+        make_wire: makes the protocol.
+    """
+
+    def __init__(self, address: Address, make_wire: Callable[[], Wire]) -> None:
+        self._address = address
+        self._make_wire = make_wire
+        self._loop = asyncio.get_running_loop()
+        self._tls: ssl.SSLContext | None = None
+        self.connected = False  # whether one of the addresses has let us connect
+
+    async def run(self) -> tuple[Wire, dict[str, str]]:
+        """Return what `connect` does."""
+        if self._address.path:
+            return await self._log_in(self._loop.create_unix_connection(self._make_wire, self._address.path))
+        if self._address.tls is not None:
+            self._tls = await asyncio.to_thread(self._address.tls.renewed)
+        first, *others = hosts = await self._resolve()
+        if not others:
+            return await self._enter(first)
+        attempts = [partial(self._enter, host) for host in hosts]
+        try:
+            return await race(attempts, ATTEMPT_DELAY, lambda entered: entered[0].fail("another address was quicker"))
+        except AllFailed as exc:
+            bug = next((reason for reason in exc.reasons if not isinstance(reason, LinkError | OSError)), None)
+            if bug is not None:
+                raise bug from None
+            texts = [f"{host}: {reason}" for host, reason in zip(hosts, exc.reasons, strict=True)]
+            raise LinkError("; ".join(texts)) from None
+
+    async def _resolve(self) -> list[str]:
+        if ":" in self._address.host:
+            return [self._address.host]  # an IPv6 address; uvloop's resolver would lose its zone
+        found = await self._loop.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
+        # A name's zone stands beside the address: a link-local one means nothing without it.
+        hosts = [
+            (int(family), f"{place[0]}%{place[3]}" if len(place) > 3 and place[3] else str(place[0]))
+            for family, _, _, _, place in found
+        ]
+        if not hosts:
+            raise LinkError("its name has no address")
+        return interleave(hosts)[:ADDRESSES_MOST]
+
+    async def _enter(self, host: str) -> tuple[Wire, dict[str, str]]:
+        return await self._log_in(
+            self._loop.create_connection(
+                self._make_wire,
+                host,
+                self._address.port,
+                ssl=self._tls,
+                server_hostname=self._address.host if self._tls is not None else None,
+            )
+        )
+
+    async def _log_in(self, connecting: Awaitable[tuple[object, Wire]]) -> tuple[Wire, dict[str, str]]:
+        _, wire = await connecting
+        self.connected = True
+        try:
+            server = await _log_in(wire, self._address)
+        except BaseException:
+            wire.fail("could not log in")
+            raise
+        wire.takes_no_commands = server.get("server") == "fakeredis"
+        return wire, server
 
 
 async def _log_in(wire: Wire, address: Address) -> dict[str, str]:
     # https://redis.io/docs/latest/commands/hello/
-    login = ("AUTH", address.username or "default", address.password) if address.password else ()
-    reply = await wire.ask("HELLO", "3", *login, "SETNAME", address.client_name)
+    reply = await wire.ask("HELLO", "3", *address.login, "SETNAME", address.client_name)
     if isinstance(reply, hiredis.ReplyError):
-        raise LinkError(_why_hello_failed(str(reply)))
+        raise LinkError(_why_hello_failed(str(reply), address))
     if not isinstance(reply, dict):
         raise LinkError(f"Redis answered HELLO with {public(reply)}, which is not RESP3")
     return {
-        key.decode(): value.decode("utf-8", "replace")
+        public(key): public(value)
         for key, value in reply.items()
         if isinstance(key, bytes) and isinstance(value, bytes)
     }
@@ -291,8 +364,10 @@ def public(reply: object) -> str:
     return ascii(text[:200])[1:-1]
 
 
-def _why_hello_failed(error: str) -> str:
+def _why_hello_failed(error: str, address: Address) -> str:
     """Say why Redis refused HELLO. Its own text is not repeated: an old Redis quotes the command, password included."""
+    if error.startswith("WRONGPASS") and not address.password:
+        return "Redis wants a password of the user that redis_url names; put it there, or give the user nopass in Redis"
     reasons = {
         "WRONGPASS": "Redis refuses the user or the password; check redis_url",
         "NOAUTH": "Redis asks for a password; put it into redis_url",
