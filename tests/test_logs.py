@@ -219,7 +219,7 @@ def test_a_bug_that_recurs_is_logged_with_one_traceback(bounded: Bounded) -> Non
         try:
             raise ZeroDivisionError(number)
         except ZeroDivisionError:
-            bounded.logger.exception("bug", "a message of %d bytes", 5)
+            bounded.logger.exception("bug", "a message of %d bytes", 5)  # noqa: PLE1205 - its first argument is the kind
     assert bounded.caplog.text.count("Traceback") == 1
     assert "ERROR" in bounded.caplog.text
     assert "a message of 5 bytes" in bounded.caplog.text
