@@ -5,6 +5,7 @@ What needs a server that misbehaves, or many cases of one thing, is tested in th
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -19,8 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, Self
@@ -248,6 +249,8 @@ def test_help_names_every_flag_with_its_default() -> None:
         (["tail"], "TOPIC"),
         (["tail", "a\tb"], r"'a\tb': a topic can't contain white space"),
         (["tail", "chat", "--count", "0"], "'0' is not a number from 1"),
+        (["tail", "chat", "--timeout", "0"], "'0' is not a number of seconds above 0"),
+        (["tail", "chat", "--timeout", "nan"], "'nan' is not a number of seconds above 0"),
         (["tail", "chat", "--url", "http://x"], "expected ws://HOST:PORT"),
         (["tail", "chat", "--url", "ws://x:port"], "expected ws://HOST:PORT"),
         (["tail", "chat", "--url", "ws://a..b"], "expected ws://HOST:PORT"),
@@ -926,10 +929,121 @@ def test_tail_ends_when_nobody_reads_it(redis: RedisServer, start_daemon: StartD
         assert client.err.text.count("\n") == 1
 
 
-def test_tail_stops_at_what_is_no_wsd(start_daemon: StartDaemon) -> None:
+def test_tail_stops_at_what_is_no_wsd(start_daemon: StartDaemon, redis: RedisServer) -> None:
     daemon = start_daemon("--port=0", "--admin-port=0", "--auth=none")
     (line,) = refused(1, "tail", "chat", "--url", f"ws://user:hunter2@127.0.0.1:{daemon.admin_port}/?key=hunter3")
-    assert "404" in line and "hunter" not in line
+    assert "an HTTP server that does not speak WebSocket answers at" in line and "404" in line and "hunter" not in line
+    # Redis closes without a word when it sees HTTP.
+    *_, line = refused(1, "tail", "chat", "--url", f"ws://127.0.0.1:{redis.port}", "--timeout=2")
+    assert "closed the connection without an answer" in line and line.endswith("within 2 s")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "words"),
+    [
+        ("ws", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "an HTTP server that does not speak WebSocket"),
+        ("ws", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "400 Bad Request"),
+        ("ws", b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "refused the connection with 401"),
+        ("ws", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "does not speak WebSocket"),
+        ("ws", b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+        ("wss", b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak TLS: use ws://127.0.0.1:"),
+        ("wss", b"-ERR unknown command\r\n", "does not speak TLS: use ws://127.0.0.1:"),
+    ],
+)
+async def test_tail_says_in_words_what_answers(scheme: str, answer: bytes, words: str, written: list[bytes]) -> None:
+    async with answering(answer) as port:
+        with pytest.raises(CommandError, match=re.escape(words)):
+            await client(f"{scheme}://127.0.0.1:{port}", written).run()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "words"),
+    [
+        ("ws", b"", "closed the connection without an answer; with TLS it is wss://127.0.0.1:"),
+        # What OpenSSL says to a GET: the alert of a TLS server.
+        ("ws", b"\x15\x03\x01\x00\x02\x02\x46", "without an answer; with TLS it is wss://127.0.0.1:"),
+        ("wss", b"", "closed the connection during the TLS handshake; without TLS it is ws://127.0.0.1:"),
+        ("ws", b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "refused the connection with 502 Bad Gateway"),
+        ("ws", b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n", "refused the connection with 429"),
+    ],
+)
+async def test_tail_tries_again_what_a_restart_may_mend(
+    scheme: str, answer: bytes, words: str, written: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with answering(answer) as port:
+        following = asyncio.create_task(client(f"{scheme}://127.0.0.1:{port}", written).run())
+        err = ""
+        while err.count("reconnecting in") < 2:
+            assert not following.done()
+            await asyncio.sleep(0.01)
+            err += capsys.readouterr().err
+        following.cancel()
+        await asyncio.wait([following])
+    assert words in err
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[int]:
+    """Answer to the first bytes of each connection with these, and close; give the port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def test_tail_of_a_large_payload(redis: RedisServer, start_daemon: StartDaemon, topic: str) -> None:
+    daemon = start_daemon("--port=0", "--admin-port=0", "--auth=none", "--redis-url", redis.url)
+    payload = json.dumps("x" * 5 * 1024 * 1024)
+    with tailing(topic, "--count=1", "--url", daemon.url) as client:
+        redis.publish(topic, payload)
+        assert client.wait() == 0
+        assert client.out.text == payload + "\n"
+
+
+def test_tail_ends_after_a_time(redis: RedisServer, start_daemon: StartDaemon, topic: str) -> None:
+    daemon = start_daemon("--port=0", "--admin-port=0", "--auth=none", "--redis-url", redis.url)
+    flags = ("tail", topic, "--timeout=2.5", "--url")
+    done = wsd(*flags, daemon.url)
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
+    done = wsd(*flags, daemon.url, "--count=3")
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"\nwsd: 0 of 3 messages came within 2.5 s\n")
+    done = wsd(*flags, f"ws://127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert re.search(rb"\nwsd: not subscribed \(.*Connection refused\) within 2.5 s\n$", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ('{"action":"session","message":"session unauthorized"}',),
+        ('{"action":"error","code":"forbidden_topic","message":"no"}',),
+        ("what is this?",),
+        (
+            '{"action":"subscribe","message":"context subscribed"}',
+            '{"action":"message","topic":"chat","snapshot":1}',
+        ),
+    ],
+)
+async def test_tail_closes_with_1000_however_it_ends(messages: tuple[str, ...], written: list[bytes]) -> None:
+    codes: asyncio.Queue[int] = asyncio.Queue()
+
+    async def behave(connection: ServerConnection) -> None:
+        for message in messages:
+            await connection.send(message)
+        await connection.wait_closed()
+        assert connection.close_code is not None
+        codes.put_nowait(connection.close_code)
+
+    async with FakeServer(behave) as server:
+        with suppress(CommandError):
+            await client(server.url, written, token=lambda: "t").run()
+        async with asyncio.timeout(PATIENCE):
+            assert await codes.get() == 1000
 
 
 class FakeServer:

@@ -128,8 +128,13 @@ standard output; with several topics TOPIC<TAB>SNAPSHOT. A snapshot that was
 published as JSON is printed byte for byte, except that line ends in it become
 spaces. Other text arrives as a JSON string, binary payloads as base64 in one.
 
-What else happens goes to standard error. Reconnects, with a growing, random
-wait; messages published in the meantime are not delivered. Ctrl-C ends it.
+What else happens goes to standard error. Ctrl-C ends it.
+
+It connects again, after a growing, random wait, when a connection is lost or
+refused, a host name isn't known, or the server is full or restarts (429, 5xx,
+1012); what is published meanwhile is not delivered. It ends with status 1 when
+that would be in vain: the token or a topic is refused, the certificate can't
+be trusted, or what answers speaks no TLS, no HTTP or no WebSocket (other 4xx).
 """
 
 TAIL_EXAMPLES = f"""\
@@ -142,7 +147,7 @@ the token comes from the first of these that is given:
 examples:
   wsd tail chat
   wsd tail chat news --url wss://ws.example.org --token-file token
-  WSD_TOKEN=$(wsd token) wsd tail chat --count 1
+  WSD_TOKEN=$(wsd token) wsd tail chat --count 1 --timeout 10
 """
 
 
@@ -261,6 +266,12 @@ def _add_tail(commands: _Commands) -> _Parser:
     parser.add_argument("--url", help="the server: ws:// or wss://; default: this machine, at the settings' port")
     parser.add_argument("--token-file", metavar="FILE", help="file that holds the token; - is standard input")
     parser.add_argument("--count", type=_count, metavar="N", help="end after N messages")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="end after this time; with status 1 if it is not subscribed by then, or fewer messages than --count came",
+    )
     _add_settings(parser, ("port", *TOKEN_SETTINGS))
     return parser
 
@@ -333,6 +344,12 @@ def _count(value: str) -> int:
     if not re.fullmatch(r"0*[1-9][0-9]{0,17}", value):
         raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1")
     return int(value)
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or not float(value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number of seconds above 0")
+    return float(value)
 
 
 def _unknown(extras: list[str], parser: _Parser) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import ssl
 import stat
 import sys
@@ -19,10 +20,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
+    InvalidMessage,
     InvalidProxy,
     InvalidStatus,
     InvalidURI,
     ProtocolError,
+    ProxyError,
 )
 from websockets.uri import WebSocketURI, parse_uri
 
@@ -77,12 +80,12 @@ def run(args: Namespace) -> int:
         write=write,
     )
     try:
-        return asyncio.run(_until_stdout_closes(tail))
+        return asyncio.run(_until_stdout_closes(tail, args.timeout))
     except KeyboardInterrupt:
         return 0  # how one ends it
 
 
-async def _until_stdout_closes(tail: Tail) -> int:
+async def _until_stdout_closes(tail: Tail, seconds: float | None) -> int:
     """Run; end also when nobody reads what is printed (``| head``), without a message to find it out by."""
     following = asyncio.current_task()
     assert following is not None
@@ -98,7 +101,11 @@ async def _until_stdout_closes(tail: Tail) -> int:
         # The writing end of a pipe becomes readable when its reading end is closed; so does asyncio see it itself.
         asyncio.get_running_loop().add_reader(descriptor, stop)
     try:
-        await tail.run()
+        async with asyncio.timeout(seconds):
+            await tail.run()
+    except TimeoutError:
+        if unmet := tail.unmet():
+            raise CommandError(f"{unmet} within {seconds:g} s") from None
     except asyncio.CancelledError:
         if not closed:
             raise
@@ -157,10 +164,12 @@ class Tail:
         self._topics = topics
         self._get_token = token
         self._token: str | None = None  # the one of this connection
-        self._left = count
+        self._count = count
+        self._left = count  # messages to print
         self._write = write
         self._session = ""
         self._asked: deque[str] = deque()  # topics whose subscription is unanswered, in order
+        self._trouble = "not subscribed"  # why there is no subscription now; "" if there is one
         self._waits = Backoff(BACKOFF_FIRST, BACKOFF_MAX)  # grow while no connection gets as far as being subscribed
 
     async def run(self) -> None:
@@ -173,18 +182,29 @@ class Tail:
             try:
                 return await self._converse()
             except _Lost as exc:
+                self._trouble = f"not subscribed ({exc})"
                 delay = exc.wait + next(self._waits)
                 say(f"{exc}; reconnecting in {delay:.1f} s")
                 await asyncio.sleep(delay)
 
+    def unmet(self) -> str:
+        """What is wanting if it must end now, or ``""`` if it may."""
+        if self._trouble or self._count is None or self._left is None:
+            return self._trouble
+        return f"{self._count - self._left} of {self._count} messages came"
+
     async def _converse(self) -> None:
         self._token = self._get_token()
         self._asked.clear()
+        connection = await self._connect()
         try:
-            async with await self._connect() as connection:
-                await self._follow(connection)
+            await self._follow(connection)
         except ConnectionClosed as exc:
             raise self._closed(exc) from None
+        finally:
+            # With 1000. An exception that leaves ``async with connection`` would close it with 1011, which looks like a
+            # fault of the server in its metrics.
+            await connection.close()
 
     async def _connect(self) -> ClientConnection:
         try:
@@ -196,15 +216,10 @@ class Tail:
                 close_timeout=CLOSE_TIMEOUT,
                 max_size=None,  # a payload may be as large as Redis allows
             )
-        except InvalidStatus as exc:
-            raise self._refused(exc) from None
-        except ssl.SSLCertVerificationError as exc:
-            raise CommandError(f"can't trust {_text(self._uri)}: {exc.verify_message}") from None
         except InvalidProxy as exc:
             raise CommandError(f"the proxy in the environment can't be used: {exc.msg}") from None
         except (OSError, InvalidHandshake, ProtocolError) as exc:
-            reason = "no answer in time" if isinstance(exc, TimeoutError) else _reason(exc)
-            raise _Lost(f"can't connect to {_text(self._uri)}: {reason}") from None
+            raise self._unconnected(exc) from None
 
     async def _follow(self, connection: ClientConnection) -> None:
         while self._left is None or self._left > 0:
@@ -265,6 +280,7 @@ class Tail:
             self._asked.popleft()
         if not self._asked:
             self._waits.reset()
+            self._trouble = ""
             say(f"subscribed to {', '.join(self._topics)} at {_text(self._uri)}")
 
     def _receive_error(self, code: str, text: str) -> None:
@@ -287,16 +303,55 @@ class Tail:
             return CommandError(f"{closed}; a new token is needed")
         return _Lost(closed)
 
+    # Why there is no connection. What another try may mend is _Lost; what only the user can mend is a CommandError.
+
+    def _unconnected(self, exc: Exception) -> Exception:
+        place = _text(self._uri)
+        plain = place.replace("wss://", "ws://", 1)
+        match exc:
+            case InvalidStatus():
+                return self._refused(exc)
+            case ssl.SSLCertVerificationError():
+                return CommandError(f"can't trust {place}: {exc.verify_message}")
+            case ssl.SSLEOFError() | ConnectionResetError() if self._uri.secure:
+                return self._lost(f"it closed the connection during the TLS handshake; without TLS it is {plain}")
+            case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "PACKET_LENGTH_TOO_LONG" | "RECORD_LAYER_FAILURE"):
+                return CommandError(f"what answers at {place} does not speak TLS: use {plain}, or another port")
+            case ssl.SSLError():
+                return CommandError(f"no TLS with {place}: {exc.reason or exc}")
+            case InvalidMessage(__cause__=EOFError() | ConnectionError()):
+                hint = "" if self._uri.secure else f"; with TLS it is {place.replace('ws://', 'wss://', 1)}"
+                return self._lost(f"it closed the connection without an answer{hint}")
+            case InvalidMessage():
+                hint = "" if self._uri.secure else f", or TLS: {place.replace('ws://', 'wss://', 1)}"
+                return CommandError(f"what answers at {place} does not speak HTTP; is it another port{hint}?")
+            case ProxyError():
+                return self._lost(f"the proxy in the environment refuses: {_reason(exc)}")
+            case InvalidHandshake() | ProtocolError():
+                return CommandError(f"what answers at {place} does not speak WebSocket: {_reason(exc)}")
+            case TimeoutError():
+                return self._lost("no answer in time")
+            case _:
+                return self._lost(_reason(exc))
+
+    def _lost(self, reason: str) -> _Lost:
+        return _Lost(f"can't connect to {_text(self._uri)}: {reason}")
+
     def _refused(self, exc: InvalidStatus) -> Exception:
-        response = exc.response
+        response, place = exc.response, _text(self._uri)
+        status = f"{response.status_code} {response.reason_phrase}".rstrip()
         body = bytes(response.body or b"").decode(errors="replace").strip()
         # A page of HTML, which a proxy in between may send, says nothing on a terminal.
         body = f": {body}" if 0 < len(body) <= 200 and not body.startswith("<") else ""
-        refused = f"{_text(self._uri)} refused the connection with {response.status_code}{body}"
-        if response.status_code < 500 and response.status_code != 429:
-            return CommandError(refused)
+        if response.status_code in (401, 403):
+            return CommandError(f"{place} refused the connection with {status}{body}")
+        if response.status_code < 500 and response.status_code not in (408, 429):
+            return CommandError(f"an HTTP server that does not speak WebSocket answers at {place}: {status}{body}")
         wait = response.headers.get("Retry-After", "")
-        return _Lost(refused, min(float(wait), MAX_RETRY_AFTER) if re.fullmatch(r"[0-9]{1,9}", wait) else 0.0)
+        return _Lost(
+            f"{place} refused the connection with {status}{body}",
+            min(float(wait), MAX_RETRY_AFTER) if re.fullmatch(r"[0-9]{1,9}", wait) else 0.0,
+        )
 
 
 # What is given
@@ -375,4 +430,6 @@ def _reason(exc: Exception) -> str:
     # asyncio puts the address, which the line names already, where the system's words should be.
     if isinstance(exc, ConnectionError) and exc.errno:
         return os.strerror(exc.errno)
+    if isinstance(exc, socket.gaierror):
+        return f"the host's name can't be resolved: {exc.strerror}"
     return str(exc) or type(exc).__name__
