@@ -31,7 +31,7 @@ def test_defaults() -> None:
         "jwt_key_file": "",
         "jwt_audience": "",
         "jwt_issuer": "",
-        "jwt_leeway": "0",
+        "jwt_leeway": "5",
         "require_topics_claim": "false",
         "allowed_origins": "",
         "auth_timeout": "10",

@@ -157,7 +157,7 @@ async def test_without_a_token_in_time_the_connection_closes_with_4001(redis: Re
 
 
 async def test_when_the_token_expires_the_connection_closes_with_4003(redis: RedisServer) -> None:
-    async with serving(redis, auth="jwt", jwt_key=KEY) as worker, Client(worker.port) as client:
+    async with serving(redis, auth="jwt", jwt_key=KEY, jwt_leeway=0) as worker, Client(worker.port) as client:
         await client.call("authorization", token(exp=time.time() + 1))
         await client.subscribe("t")
         assert (await client.closed()).code == 4003

@@ -52,7 +52,7 @@ class Tokens:
     def verify(self, token: str) -> Grant:
         topics, _, seconds = token.partition("@")
         if topics == "bad":
-            raise TokenError("forged")
+            raise TokenError("forged", seconds or "invalid")
         return Grant(
             subject=token,
             topics=frozenset(topic for topic in topics.split(",") if not topic.endswith("*")),
@@ -196,6 +196,25 @@ def test_a_token_is_not_even_looked_at_for_the_wrong_session(anonymous: Client) 
 def test_the_log_learns_why_a_token_was_refused_and_the_client_does_not(anonymous: Client) -> None:
     (reply,) = anonymous.do("authorization bad")
     assert reply == Reply(b'{"action":"session","message":"session unauthorized"}', "unauthorized", "forged")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("authorization bad #1", "invalid"),
+        ("authorization bad@expired #1", "expired"),
+        ("subscribe a #1", "no_token"),
+        ("unsubscribe a #1", "no_token"),
+    ],
+)
+def test_a_client_that_sends_an_id_is_told_a_reason(line: str, reason: str, anonymous: Client) -> None:
+    (reply,) = anonymous.do(line)
+    assert isinstance(reply, Reply)
+    stable = '{"action":"session","message":"session unauthorized"'
+    assert reply.payload.decode() == f'{stable},"reason":"{reason}","id":1}}'
+    (reply,) = anonymous.do(line.removesuffix(" #1"))
+    assert isinstance(reply, Reply)
+    assert reply.payload.decode() == f"{stable}}}"
 
 
 def test_the_subject_is_that_of_the_newest_token(anonymous: Client) -> None:

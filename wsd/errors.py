@@ -53,7 +53,19 @@ class CommandError(WsdError):
 
 
 class TokenError(WsdError):
-    """A token was refused. The text says why, for the log, and never holds a part of the token."""
+    """A token was refused.
+
+    Args:
+        text: why, for the log. It never holds a part of the token.
+        code: why, in a word of PROTOCOL.md's ``reason``, for the client. ``invalid`` until the signature has been
+            verified: whoever makes tokens up learns nothing more.
+        subject: the ``sub`` of a token whose signature is good, for the log; else empty.
+    """
+
+    def __init__(self, text: str, code: str = "invalid", subject: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+        self.subject = subject
 
 
 class RequestError(WsdError):

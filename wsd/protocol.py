@@ -29,6 +29,7 @@ __all__ = [
     "message_head",
     "parse_request",
     "session_created",
+    "unauthorized",
     "with_id",
 ]
 
@@ -145,6 +146,17 @@ def session_created(session: str) -> bytes:
 def with_id(reply: bytes, id: str | int | None) -> bytes:
     """Add the request's ``id`` to a reply, where there was one."""
     return reply if id is None else b'%b,"id":%b}' % (reply[:-1], orjson.dumps(id))
+
+
+def unauthorized(reason: str, id: str | int | None) -> bytes:
+    """Build the refusal of a token, or of a request without one.
+
+    Without an ``id`` the message is one of the byte-for-byte stable ones. A client that sends one knows that replies
+    have more keys, and is told why: `reason` is a code of :exc:`~wsd.errors.TokenError`, or ``no_token``.
+    """
+    if id is None:
+        return SESSION_UNAUTHORIZED
+    return with_id(b'%b,"reason":"%b"}' % (SESSION_UNAUTHORIZED[:-1], reason.encode()), id)
 
 
 def error(code: str, message: str) -> bytes:

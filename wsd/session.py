@@ -262,7 +262,7 @@ class Session:
         try:
             grant = self._authenticator.verify(request.context)
         except TokenError as exc:
-            return self._unauthorized(request.id, now, str(exc))
+            return self._unauthorized(request.id, now, str(exc), exc.code)
         self._grant = grant
         self.state = State.AUTHENTICATED
         self._expires = now + (grant.expires_at - self._wall())
@@ -272,8 +272,10 @@ class Session:
                 self._revoke(topic, now)
         self._release()
 
-    def _unauthorized(self, id: str | int | None, now: float, reason: str = "no token yet") -> None:
-        payload = protocol.with_id(protocol.SESSION_UNAUTHORIZED, id)
+    def _unauthorized(
+        self, id: str | int | None, now: float, reason: str = "no token yet", code: str = "no_token"
+    ) -> None:
+        payload = protocol.unauthorized(code, id)
         self._queue_or_send(Reply(payload, "unauthorized", reason), now)
 
     def _revoke(self, topic: str, now: float) -> None:

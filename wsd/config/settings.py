@@ -78,7 +78,12 @@ class Settings(BaseSettings):
         description="audience (aud) that a token must name; not set: a token that names one is refused",
     )
     jwt_issuer: kinds.Text = Field(default=None, description="issuer (iss) that a token must name; not set: any")
-    jwt_leeway: kinds.Leeway = Field(default=0.0, description="seconds that the clocks of issuer and daemon may differ")
+    # Clocks set by NTP agree within milliseconds, others within some seconds. 0 would refuse fresh tokens whose
+    # nbf is the moment of issue. RFC 7519 (section 4.1.4) allows a few minutes, but a session outlives exp by as much.
+    jwt_leeway: kinds.Leeway = Field(
+        default=5.0,
+        description="seconds that the clocks of issuer and daemon may differ, when `exp` and `nbf` are judged",
+    )
     require_topics_claim: kinds.Switch = Field(
         default=False, description="refuse a token without the claim `topics`, which else permits every topic"
     )
