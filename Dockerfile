@@ -4,7 +4,7 @@ FROM python:3.13.9-slim-trixie AS build
 WORKDIR /src
 
 COPY constraints.txt ./
-RUN sed '/^# --- build$/,$d' constraints.txt > run.txt && sed '/^# --- test$/,$d' constraints.txt > build.txt
+RUN sed '/^# --- build$/,$d' constraints.txt > run.txt && sed '/^# --- dev$/,$d' constraints.txt > build.txt
 # --only-binary: to build one would run whatever it names as its build requirements, without hashes.
 RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes --only-binary=:all: -r build.txt
 RUN python -m venv --without-pip /opt/wsd \

@@ -16,7 +16,7 @@ VERSIONS := 3.11 3.12 3.13
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/installed ## start wsd on this machine, with a Redis of its own and without authentication
+run: $(VENV)/runs ## start wsd on this machine, with a Redis of its own and without authentication
 	@$(BIN)/wsd dev $(ARGS)
 
 test: $(VENV)/installed ## run the tests
@@ -71,17 +71,27 @@ test-all: ## run the tests on CPython 3.11, 3.12 and 3.13, where present
 	if [ -z "$$ran" ]; then echo "None of $(VERSIONS) is on this machine."; exit 1; fi; \
 	echo "Passed on CPython$$ran."
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# What `wsd dev` runs with, and no more: to start a daemon nobody needs a load generator and a type checker.
+$(VENV)/runs: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
 		'wsd needs Python 3.11 or later and $(PYTHON) is %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"
-	@echo "Installing into $(VENV), which takes half a minute ..."
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { echo >&2 \
+		"$(PYTHON) can't make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@mkdir -p $(VENV) 2>/dev/null && test -w $(VENV) || { echo >&2 \
+		"$(VENV) can't be written. Name another folder: make VENV=/tmp/wsd-venv ..."; exit 1; }
+	@echo "Installing into $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) install --require-hashes -r constraints.txt
+	@sed '/^# --- test$$/,$$d' constraints.txt | $(PIP) install --require-hashes -r /dev/stdin
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# constraints.txt has three parts, so that the image can stop after the first: what wsd runs with, what it is built
-# with, and what it is developed and tested with. The versions are those that all three agree on.
+$(VENV)/installed: $(VENV)/runs
+	@echo "Installing what the tests and measurements need, which takes half a minute ..."
+	@$(PIP) install --require-hashes -r constraints.txt
+	@touch $@
+
+# constraints.txt has four parts, so that one can stop after any: what wsd runs with, what it is built with, the Redis of
+# `wsd dev`, and what it is developed and tested with. The versions are those that all four agree on.
 UV_VERSION := 0.13.9
 LOCK := $(VENV)-lock
 COMPILE := $(LOCK)/bin/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
@@ -92,18 +102,21 @@ WITHOUT = $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' $(1))
 lock: ## pin the newest versions that pyproject.toml allows, with their hashes, in constraints.txt
 	@$(PYTHON) -m venv --clear $(LOCK)
 	@$(LOCK)/bin/python -m pip --disable-pip-version-check --quiet install uv==$(UV_VERSION)
-	@cd $(LOCK) && rm -f all run build test
+	@cd $(LOCK) && rm -f all run build dev test
 	@$(COMPILE) --all-extras --output-file $(LOCK)/all
 	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/run
 	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/build --extra build \
 		$(call WITHOUT,$(LOCK)/run)
-	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/test --all-extras \
+	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/dev --extra dev \
 		$(call WITHOUT,$(LOCK)/run $(LOCK)/build)
+	@$(COMPILE) --constraint $(LOCK)/all --output-file $(LOCK)/test --all-extras \
+		$(call WITHOUT,$(LOCK)/run $(LOCK)/build $(LOCK)/dev)
 	@{ \
 		echo "# Every distribution that wsd is run, built and tested with: its version, and the hashes of all its files."; \
 		echo "# Made by \`make lock\`. Each part needs the parts above it."; \
 		echo; echo "# --- run"; cat $(LOCK)/run; \
 		echo; echo "# --- build"; cat $(LOCK)/build; \
+		echo; echo "# --- dev"; cat $(LOCK)/dev; \
 		echo; echo "# --- test"; cat $(LOCK)/test; \
 	} > constraints.txt
 	@rm -r $(LOCK)

@@ -1366,7 +1366,7 @@ def test_dev_says_so_when_a_port_that_was_given_is_taken() -> None:
 def test_dev_without_fakeredis_says_what_installs_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fakeredis'] = None\n")
     line = refused_last(1, "dev", "--port=0", "--admin-port=0", PYTHONPATH=str(tmp_path))
-    assert "pip install 'wsd[dev]'" in line and "WSD_REDIS_URL" in line and "--redis-url" in line
+    assert "`pip install '.[dev]'` there" in line and "WSD_REDIS_URL" in line and "--redis-url" in line
 
 
 OPEN: dict[str, Any] = {"auth": "none"}

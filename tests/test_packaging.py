@@ -28,10 +28,14 @@ from wsd.config import Settings
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAME = "wsd-daemon"
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
 # constraints.txt
+
+
+PARTS = ["run", "build", "dev", "test"]
 
 
 class Pin(NamedTuple):
@@ -40,11 +44,11 @@ class Pin(NamedTuple):
 
 
 def pins(part: str) -> dict[str, Pin]:
-    """Return the pinned distributions of a part of constraints.txt (run, build or test) by their names."""
+    """Return the pinned distributions of a part of constraints.txt (run, build, dev or test) by their names."""
     text = (ROOT / "constraints.txt").read_text()
     body = re.split(r"^# --- (\w+)$", text, flags=re.MULTILINE)
     parts = dict(zip(body[1::2], body[2::2], strict=True))
-    assert list(parts) == ["run", "build", "test"]
+    assert list(parts) == PARTS
     found: dict[str, Pin] = {}
     for line in parts[part].replace("\\\n", " ").splitlines():
         if line.strip():
@@ -55,7 +59,7 @@ def pins(part: str) -> dict[str, Pin]:
 
 
 def test_everything_is_pinned_and_hashed() -> None:
-    for part in ("run", "build", "test"):
+    for part in PARTS:
         assert pins(part)
         for pin in pins(part).values():
             assert re.fullmatch(r"==[0-9a-z.]+", str(pin.requirement.specifier))
@@ -68,9 +72,10 @@ def test_everything_is_pinned_and_hashed() -> None:
     [
         (["run"], PROJECT["dependencies"]),
         (["run", "build"], EXTRAS["build"]),
-        (["run", "build", "test"], [*EXTRAS["dev"], *EXTRAS["test"]]),
+        (["run", "build", "dev"], EXTRAS["dev"]),
+        (PARTS, [*EXTRAS["test"], *EXTRAS["bench"]]),
     ],
-    ids=["run", "build", "test"],
+    ids=PARTS,
 )
 def test_the_pins_cover_the_project(parts: list[str], wanted: list[str]) -> None:
     pinned = {name: pin for part in parts for name, pin in pins(part).items()}
@@ -80,8 +85,8 @@ def test_the_pins_cover_the_project(parts: list[str], wanted: list[str]) -> None
 
 
 def test_the_parts_do_not_overlap() -> None:
-    assert not pins("run").keys() & pins("build").keys()
-    assert not (pins("run").keys() | pins("build").keys()) & pins("test").keys()
+    names = [name for part in PARTS for name in pins(part)]
+    assert len(names) == len(set(names))
 
 
 def test_the_build_requirements_are_pinned_through_the_extra() -> None:
@@ -108,6 +113,79 @@ def test_make_help_names_every_target() -> None:
     assert phony is not None
     assert {line.split()[1] for line in make("help").splitlines()} == set(phony[1].split())
     assert make() == make("help")
+
+
+def test_make_run_says_what_is_missing(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for arguments, words in (
+        ((f"PYTHON={python}", f"VENV={tmp_path}/venv"), "On Debian and Ubuntu: apt install python3-venv"),
+        ((f"PYTHON={sys.executable}", "VENV=/dev/null/venv"), "make VENV=/tmp/wsd-venv"),
+    ):
+        result = run(["make", "--no-print-directory", "run", *arguments], cwd=ROOT, env=outer_environ())
+        assert result.returncode != 0 and words in result.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.timeout(300)  # it waits for the downloads
+def test_make_run_installs_what_dev_needs_and_no_more(tmp_path: Path) -> None:
+    stamp = tmp_path / "venv" / "runs"
+    result = run(
+        ["make", str(stamp), f"VENV={stamp.parent}", f"PYTHON={sys.executable}"],
+        cwd=copied(tmp_path),
+        env=outer_environ(),
+    )
+    assert result.returncode == 0, result.stdout
+    wanted = {name for part in ("run", "build", "dev") for name, pin in pins(part).items() if needed(pin)}
+    assert installed(stamp.parent / "bin" / "python").keys() - {"pip", "setuptools"} == wanted | {NAME}
+    assert run([f"{stamp.parent}/bin/wsd", "--version"], cwd=tmp_path, env=outer_environ()).returncode == 0
+
+
+def copied(folder: Path) -> Path:
+    """Return a copy of what is built from, below the folder: builds leave nothing in the checkout."""
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for name in ("LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "wsd"):
+        copy(ROOT / name, checkout / name if (ROOT / name).is_dir() else checkout)
+    return checkout
+
+
+def needed(pin: Pin) -> bool:
+    """Tell whether a pin is for this Python and system."""
+    return pin.requirement.marker is None or pin.requirement.marker.evaluate()
+
+
+def installed(python: Path | str, **environ: str) -> dict[str, str]:
+    """Return the distributions that an interpreter finds, and their versions."""
+    code = """if True:
+        import importlib.metadata, json
+        print(json.dumps([[found.name, found.version] for found in importlib.metadata.distributions()]))
+    """
+    result = run([str(python), "-c", code], cwd=Path("/"), env=environ or outer_environ())
+    return {canonicalize_name(name): version for name, version in json.loads(result.stdout)}
+
+
+# The virtual environment of the README
+
+
+@pytest.mark.timeout(300)  # it waits for the downloads
+def test_the_recipe_for_a_virtual_environment(tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().split("\n## Deployment\n")[1].split("\n## ")[0]
+    (recipe,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    unit = (ROOT / "systemd" / "wsd.service").read_text()
+    (program,) = re.findall(r"^ExecStart=(\S+) serve$", unit, re.MULTILINE)
+    assert recipe.endswith(f" {program}\n")
+    Path(f"{tmp_path}{program}").parent.mkdir(parents=True)
+    recipe = recipe.replace("/opt/", f"{tmp_path}/opt/").replace(program, f"{tmp_path}{program}")
+    recipe = recipe.replace("python3 ", f"{sys.executable} ")
+    result = run(["sh", "-ec", recipe], cwd=copied(tmp_path), env=outer_environ())
+    assert result.returncode == 0, result.stdout
+    result = run([f"{tmp_path}{program}", "--version"], cwd=tmp_path, env=outer_environ())
+    assert (result.returncode, result.stdout) == (0, f"wsd {__version__}\n")
+    found = installed(tmp_path / "opt" / "wsd" / "bin" / "python")
+    for name, pin in pins("run").items():
+        assert not needed(pin) or f"=={found[name]}" == str(pin.requirement.specifier)
 
 
 # The image
@@ -213,18 +291,10 @@ def test_the_image_runs_wsd(image: Image) -> None:
 
 @downloads
 def test_the_image_holds_the_pinned_distributions_and_no_others(image: Image) -> None:
-    code = """if True:
-        import importlib.metadata, json
-        print(json.dumps([[found.name, found.version] for found in importlib.metadata.distributions()]))
-    """
-    result = run(["python", "-c", code], cwd=image.root, env=image.environ())
-    installed = {canonicalize_name(name): version for name, version in json.loads(result.stdout)}
     expected = {
-        name: str(pin.requirement.specifier).removeprefix("==")
-        for name, pin in pins("run").items()
-        if pin.requirement.marker is None or pin.requirement.marker.evaluate()
+        name: str(pin.requirement.specifier).removeprefix("==") for name, pin in pins("run").items() if needed(pin)
     }
-    assert installed == {**expected, "wsd": __version__}
+    assert installed("python", **image.environ()) == {**expected, NAME: __version__}
 
 
 @downloads
@@ -274,8 +344,8 @@ def test_the_wheel_holds_the_package_and_its_licence(image: Image) -> None:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "wsd").rglob("*.py")}
     assert names >= modules
-    assert {name.split("/")[0] for name in names} == {"wsd", f"wsd-{__version__}.dist-info"}
-    assert f"wsd-{__version__}.dist-info/licenses/LICENSE" in names
+    assert {name.split("/")[0] for name in names} == {"wsd", f"wsd_daemon-{__version__}.dist-info"}
+    assert f"wsd_daemon-{__version__}.dist-info/licenses/LICENSE" in names
 
 
 def test_the_image_is_set_up_for_containers() -> None:

@@ -37,8 +37,9 @@ class EmbeddedRedis:
     def __enter__(self) -> Self:
         if find_spec("fakeredis") is None:
             raise StartupError(
-                "the Redis of `wsd dev` is not installed: pip install 'wsd[dev]', or name a Redis that runs"
-                " with --redis-url redis://HOST:PORT or WSD_REDIS_URL"
+                "the Redis of `wsd dev` (fakeredis) is not installed: `make run` in the checkout of wsd brings it, as"
+                " does `pip install '.[dev]'` there; or name a Redis that runs with --redis-url redis://HOST:PORT"
+                " or WSD_REDIS_URL"
             )
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
