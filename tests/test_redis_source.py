@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
 import pytest
 
-from tests.faults.topologies import ClusterOfSix, SentinelTrio, redis_version
+from tests.faults.topologies import (
+    DOWN_AFTER,
+    FAILOVER_TIMEOUT,
+    SENTINEL_USER,
+    ClusterOfSix,
+    SentinelTrio,
+    redis_version,
+)
+from tests.faults.topologies import Sentinel as StaleSentinel
 from tests.servers import RedisServer, eventually
 from tests.test_link import Recorder, needs_sharding
 from wsd.metrics import Metrics
@@ -219,6 +227,72 @@ async def test_users_who_may_do_what_the_readme_says_can_use_sentinels(trio: Sen
         trio.fail_over()
         await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
         await eventually(lambda: source.healed, "health", AGES)
+
+
+async def test_a_stale_sentinel_is_outvoted_at_the_start_and_later(
+    trio: SentinelTrio, make_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    trio.settle()
+    elsewhere = make_redis()  # a master too, at which nobody publishes
+    stale = StaleSentinel(elsewhere.port)
+    try:
+        ports = [stale.port, *(sentinel.port for sentinel in trio.sentinels[:2])]
+        url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{trio.name}"
+        for _ in range(12):
+            async with sourced(url) as (source, _, _):
+                assert f":{trio.master_port()}:" in source.links[0].describe()
+        async with sourced(url) as (source, recorder, _):
+            await eventually(lambda: "the Sentinels disagree" in source.links[0].describe())
+            await eventually(lambda: f"127.0.0.1:{stale.port}: 127.0.0.1:{elsewhere.port}" in caplog.text, "a line")
+            trio.fail_over()
+            await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
+            await eventually(lambda: source.healed, "health", AGES)
+            new = trio.master()
+            assert f":{new.port}:" in source.links[0].describe()
+        # Another Sentinel turns stale while the daemon runs.
+        trio.settle()
+        trio_url = trio.url
+        async with sourced(trio_url) as (source, recorder, _):
+            turned = trio.sentinels[0]
+            turned("SENTINEL", "REMOVE", trio.name)
+            turned("SENTINEL", "MONITOR", trio.name, "127.0.0.1", elsewhere.port, 2)
+            await eventually(lambda: "the Sentinels disagree" in source.links[0].describe(), "the doubt", AGES)
+            assert f":{trio.master_port()}:" in source.links[0].describe()
+            assert gaps(recorder) == []
+            turned("SENTINEL", "REMOVE", trio.name)
+            turned("SENTINEL", "MONITOR", trio.name, "127.0.0.1", trio.master_port(), 2)
+            turned("SENTINEL", "SET", trio.name, "auth-user", SENTINEL_USER)
+            turned("SENTINEL", "SET", trio.name, "auth-pass", SENTINEL_USER)
+            turned("SENTINEL", "SET", trio.name, "down-after-milliseconds", DOWN_AFTER)
+            turned("SENTINEL", "SET", trio.name, "failover-timeout", FAILOVER_TIMEOUT)
+            await eventually(lambda: "disagree" not in source.links[0].describe(), "the end of it", AGES)
+    finally:
+        stale.remove()
+    trio.settle()
+
+
+async def test_a_stale_sentinel_that_is_alone_is_followed_until_the_others_are_back(
+    trio: SentinelTrio, make_redis: Callable[..., RedisServer]
+) -> None:
+    trio.settle()
+    elsewhere = make_redis()
+    stale = StaleSentinel(elsewhere.port)
+    try:
+        ports = [stale.port, *(sentinel.port for sentinel in trio.sentinels[:2])]
+        url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{trio.name}"
+        for sentinel in trio.sentinels[:2]:
+            sentinel.stop()
+        async with sourced(url) as (source, recorder, _):
+            assert f":{elsewhere.port}:" in source.links[0].describe()
+            await eventually(lambda: "only 1 of 3 Sentinels answer" in source.links[0].describe())
+            for sentinel in trio.sentinels[:2]:
+                sentinel.start()
+            await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
+            await eventually(lambda: source.healed, "health", AGES)
+            assert f":{trio.master_port()}:" in source.links[0].describe()
+    finally:
+        stale.remove()
+    trio.settle()
 
 
 @pytest.mark.skipif(redis_version() < (7,), reason="the Sentinels of Redis 6 take a minute to undo it")

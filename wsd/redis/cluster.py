@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from wsd.backoff import Backoff, spread
 from wsd.errors import LinkError
+from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis.address import Address
 from wsd.redis.channels import Events
@@ -35,6 +36,9 @@ BACKOFF_FIRST, BACKOFF_MAX = 0.1, 1.0
 """Seconds: bounds of the growing wait before a topology that is doubted is looked up again. A node takes several
 seconds to notice that another is gone, and a look costs some tenths of a millisecond."""
 
+LOG_INTERVAL = 600.0
+"""Seconds between two log lines about nodes that are named and can't be used."""
+
 PROBE_NAMES = 20_000
 """Names that are tried for a probe's channel until one belongs to the node: enough for one with 10 slots of 16,384. A
 name takes 0.4 µs."""
@@ -50,6 +54,7 @@ class AnyNode:
     """
 
     master_only = False
+    note = ""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
@@ -61,12 +66,16 @@ class AnyNode:
         Raises:
             LinkError: if no node tells the topology.
         """
-        masters = (await self._nodes.ask()).masters
+        topology = await self._nodes.ask()
+        masters = topology.masters
         others = [place for place in masters if place != self._place] or masters
         if not others:
-            raise LinkError("the cluster has no master with slots")
+            raise LinkError(f"the cluster has no master with slots that can be reached{_because(topology)}")
         self._place = random.choice(others)
         return self._nodes.address(self._place)
+
+    def arrived(self) -> None:
+        """It is any node."""
 
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Leave a node that the others have lost."""
@@ -112,6 +121,7 @@ class ShardedCluster:
         self._homeless: dict[bytes, bool] = {}  # wanted, in a slot nobody serves: whether messages may be missed
         self._doubted = asyncio.Event()  # set when the topology should be looked up at once
         self._doubters: dict[Place, None] = {}  # the nodes whose links doubt it
+        self._log = BoundedLogger(logger, rate=1 / LOG_INTERVAL)
         self._problem = "the cluster's topology is not known yet"
         self._logged = ""  # the problem that was logged last
 
@@ -126,7 +136,8 @@ class ShardedCluster:
         if self._problem:
             return self._problem
         failing = (link.problem for link in self._links.values() if link.failing and link.wanted)
-        return next(failing, f"{len(self._homeless)} channels are in slots that no node serves" * bool(self._homeless))
+        homeless = f"{len(self._homeless)} channels are in slots that no node serves{_because(self._topology)}"
+        return next(failing, homeless * bool(self._homeless))
 
     @property
     def up(self) -> bool:
@@ -205,6 +216,8 @@ class ShardedCluster:
         if self._topology is None or topology.ranges != self._topology.ranges:
             self._adopt(topology)
         self._topology = topology
+        if topology.problem:
+            self._log.warning("announced", "the cluster names a node that can't be used: %s", topology.problem)
         if topology.ok:
             for link in self._links.values():
                 link.retry()
@@ -273,6 +286,10 @@ class ShardedCluster:
             if self._owners[key_slot(channel)] == place:
                 return channel
         return b""
+
+
+def _because(topology: Topology | None) -> str:
+    return f" ({topology.problem})" if topology is not None and topology.problem else ""
 
 
 _NOWHERE: Place = ("", 0)

@@ -66,6 +66,7 @@ class Guide(Protocol):
     """Knows which server a link should be connected to."""
 
     master_only: bool  # whether a server that isn't, or is no longer, a master must be left
+    note: str  # what is in doubt about where the server is, for people
 
     async def locate(self) -> Address:
         """Say which server to connect to now.
@@ -75,6 +76,9 @@ class Guide(Protocol):
             OSError: if nobody who knows can be reached.
         """
 
+    def arrived(self) -> None:
+        """The link is connected there."""
+
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Watch for changes until cancelled; call ``relocate`` with the reason when the server must be left."""
 
@@ -83,6 +87,7 @@ class Fixed:
     """A server that stays where it is."""
 
     master_only = False
+    note = ""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -90,6 +95,9 @@ class Fixed:
     async def locate(self) -> Address:
         """Return the address."""
         return self._address
+
+    def arrived(self) -> None:
+        """It is always there."""
 
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Nothing changes."""
@@ -192,7 +200,8 @@ class Link:
         wanted = self._channels.wanted
         delivered = sum(channel in wanted for channel in self._channels.subscribed())
         refused = f" ({self._channels.refused} refused by Redis)" if self._channels.refused else ""
-        return f"{self._place}: {delivered} of {len(wanted)} channels{refused}; {state}"
+        note = f"; {self._guide.note}" if self._guide.note else ""
+        return f"{self._place}: {delivered} of {len(wanted)} channels{refused}; {state}{note}"
 
     # What is wanted.
 
@@ -324,7 +333,7 @@ class Link:
 
     async def _check_fitness(self, wire: Wire, role: str) -> None:
         if self._guide.master_only and role != "master":
-            raise LinkError(f"it is a {role}, not the master")
+            raise LinkError(f"it is a {role or 'server that does not say its role'}, not the master")
         self._replica = role == "replica"
         if not self._replica:
             return
@@ -342,6 +351,7 @@ class Link:
 
     def _came_up(self, wire: Wire) -> None:
         self._wire = wire
+        self._guide.arrived()
         self.problem = ""
         self._logged_at = -FAILURE_LOG_INTERVAL
         self._audit_at = self._loop.time() + spread(AUDIT_INTERVAL)

@@ -23,6 +23,7 @@ import hiredis
 
 from wsd.errors import LinkError
 from wsd.redis.address import Address
+from wsd.redis.place import Place, told_number, told_place
 from wsd.redis.slots import SLOTS
 from wsd.redis.wire import CLASSIC, Reply, Wire, connect, public
 
@@ -38,9 +39,6 @@ no more, if it knows anything."""
 GRACE = 0.3
 """Seconds that the others have to answer after the first: a node that is dead takes much longer."""
 
-Place = tuple[str, int]
-"""Host and port of a node."""
-
 
 @dataclass(frozen=True, slots=True)
 class Topology:
@@ -49,6 +47,7 @@ class Topology:
     ranges: tuple[tuple[int, int, Place], ...]  # first slot, last slot, master
     replicas: frozenset[Place]
     ok: bool  # whether the cluster says that it works
+    problem: str = ""  # why some of the nodes that it names can't be reached, for people
 
     @property
     def masters(self) -> list[Place]:
@@ -69,7 +68,7 @@ class _Claim(NamedTuple):
     epoch: int
     first: int
     last: int
-    master: Place
+    master: Place | None  # None: it can't be reached by what is told of it
 
 
 class _View(NamedTuple):
@@ -78,6 +77,7 @@ class _View(NamedTuple):
     claims: frozenset[_Claim]
     replicas: frozenset[Place]
     ok: bool
+    problem: str  # what is wrong with a place that it tells
 
 
 class Nodes:
@@ -173,8 +173,10 @@ def _merge(views: Sequence[_View]) -> Topology:
             ranges.append((start, end - 1, place))
         start = end
     nodes = {place for view in views for place in (*view.replicas, *(claim.master for claim in view.claims))}
+    replicas = frozenset(place for place in nodes - set(owners) if place is not None)
     ok = sum(view.ok for view in views) * 2 > len(views)
-    return Topology(tuple(ranges), frozenset(nodes - set(owners)), ok)
+    problem = next((view.problem for view in views if view.problem), "")
+    return Topology(tuple(ranges), replicas, ok, problem)
 
 
 def _parse(slots: Reply, info: Reply, nodes: Reply, asked: Address) -> _View:
@@ -183,29 +185,71 @@ def _parse(slots: Reply, info: Reply, nodes: Reply, asked: Address) -> _View:
             if "cluster support disabled" in str(reply):
                 raise LinkError("it is no node of a cluster: use redis:// in redis_url")
             raise LinkError(f"it answered CLUSTER with {public(reply)}")
+    if not isinstance(slots, list) or not isinstance(info, bytes):
+        raise LinkError(f"it answered CLUSTER SLOTS with {public(slots)} and CLUSTER INFO with {public(info)}")
     epochs = _epochs(nodes)
     claims: set[_Claim] = set()
     replicas: set[Place] = set()
-    try:
-        for first, last, master, *others in slots:
-            claims.add(_Claim(epochs.get(master[2], 0), first, last, _place(master, asked)))
-            replicas.update(_place(node, asked) for node in others)
-        ok = b"cluster_state:ok" in info
-    except (TypeError, ValueError, AttributeError, IndexError):
-        raise LinkError(f"it answered CLUSTER SLOTS with {public(slots)}") from None
-    return _View(frozenset(claims), frozenset(replicas), ok)
+    problems: list[str] = []
+    covered = 0
+    for entry in slots:
+        if not isinstance(entry, list) or len(entry) < 3:
+            raise LinkError(f"it answered CLUSTER SLOTS with {public(entry)}")
+        first, last, master, *others = entry
+        if not (type(first) is type(last) is int and 0 <= first <= last < SLOTS):
+            raise LinkError(f"it answered CLUSTER SLOTS with slots from {public(first)} to {public(last)}")
+        covered += last + 1 - first
+        if covered > SLOTS:
+            raise LinkError("it answered CLUSTER SLOTS with slots that have two masters")
+        id = master[2] if isinstance(master, list) and len(master) > 2 else b""
+        claims.add(
+            _Claim(epochs.get(id, 0) if isinstance(id, bytes) else 0, first, last, _place(master, asked, problems))
+        )
+        replicas.update(place for node in others if (place := _place(node, asked, problems)) is not None)
+    return _View(frozenset(claims), frozenset(replicas), b"cluster_state:ok" in info, problems[0] if problems else "")
 
 
 def _epochs(nodes: Reply) -> dict[bytes, int]:
     """The config epoch of each node by its id; nothing if the user may not ask, and then the majority decides."""
     lines = nodes.splitlines() if isinstance(nodes, bytes) else ()
     fields = (line.split(b" ") for line in lines)
-    return {words[0]: int(words[6]) for words in fields if len(words) > 6 and words[6].isdigit()}
+    return {words[0]: told_number(words[6]) or 0 for words in fields if len(words) > 6}
 
 
-def _place(node: Sequence[Reply], asked: Address) -> Place:
-    # Without a host it means the one that was asked.
-    return (node[0].decode() if node[0] else asked.host), int(node[1])
+def _place(node: Reply, asked: Address, problems: list[str]) -> Place | None:
+    """Where a node is; None, with a problem, if it can't be reached by what is told.
+
+    One such node does not keep the others from being used.
+
+    https://redis.io/docs/latest/commands/cluster-slots/#nested-result-array
+    """
+    if not isinstance(node, list) or len(node) < 2:
+        problems.append(f"it tells of a node {public(node)}, which says not where it is")
+        return None
+    host, port = node[:2]
+    if host == b"?":
+        # It is to be named by host name (cluster-preferred-endpoint-type) and has none (cluster-announce-hostname).
+        host = _known_ip(node[3] if len(node) > 3 else None)
+        if host is None:
+            problems.append(
+                "it tells of a node without a host name or an address; set cluster-announce-hostname there, or"
+                " cluster-preferred-endpoint-type ip"
+            )
+            return None
+    try:
+        # Without a host it means the one that was asked.
+        return told_place(host or asked.host, port)
+    except LinkError as exc:
+        problems.append(str(exc))
+        return None
+
+
+def _known_ip(metadata: Reply) -> Reply:
+    """The address of a node among what else is told of it: names and values, as a map or in turn."""
+    if isinstance(metadata, list) and all(isinstance(word, bytes) for word in metadata):
+        metadata = dict(zip(metadata[0::2], metadata[1::2], strict=False))
+    ip = metadata.get(b"ip") if isinstance(metadata, dict) else None
+    return ip or None
 
 
 def _ignore_message(channel: bytes, payload: bytes) -> None:
