@@ -204,17 +204,35 @@ def topic() -> str:
 # Help, version, wrong arguments
 
 
-def test_version() -> None:
-    done = wsd("--version")
+@pytest.mark.parametrize("flag", ["--version", "-V", "-v"])
+def test_version(flag: str) -> None:
+    done = wsd(flag)
     assert (done.returncode, done.stdout) == (0, b"wsd 0.1.0\n")
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_help_is_readable_at_80_columns(command: str | None) -> None:
-    done = wsd(*([command] if command else []), "--help", COLUMNS="80")
+def test_help_is_a_command_too(command: str | None) -> None:
+    name = [command] if command else []
+    asked = wsd("help", *name)
+    assert (asked.returncode, asked.stderr, asked.stdout) == (0, b"", wsd(*name, "--help").stdout)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_is_readable(command: str | None, columns: int) -> None:
+    done = wsd(*([command] if command else []), "--help", COLUMNS=str(columns))
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
-    assert max(map(len, lines)) <= 80
+    # Examples, and words that can be copied, may be longer than a narrow terminal; all else has room.
+    prose = [line for line in lines if not re.match("  [^ -]", line) and len(line.split()) > 1]
+    assert max(map(len, prose)) <= min(columns, 100)
+    assert max(map(len, lines)) <= max(columns, 80)
+    # Nothing that can be copied is broken.
+    words = set(done.stdout.decode().split())
+    wide = set(wsd(*([command] if command else []), "--help", COLUMNS="1000").stdout.decode().split())
+    assert {word for word in words if "/" in word or "--" in word} == {
+        word for word in wide if "/" in word or "--" in word
+    }
     if command:
         assert "examples:" in lines
     else:
@@ -226,6 +244,7 @@ def test_help_names_every_flag_with_its_default() -> None:
     for name in flag_fields():
         assert f"--{name.replace('_', '-')} " in help
     assert "default: 1MiB" in help
+    assert "--gap-notices true|false " in help and "--log-level debug|info|warning|error " in help
     assert "--jwt-key " not in help
 
 
@@ -233,10 +252,16 @@ def test_help_names_every_flag_with_its_default() -> None:
     ("args", "words"),
     [
         ([], "which command?"),
-        (["sevre"], "invalid choice"),
+        (["sevre"], "'sevre': no such command; did you mean serve?"),
+        (["help", "pubish"], "'pubish': no such command; did you mean publish?"),
+        (["xyz"], "'xyz': no such command; one of serve, dev,"),
+        (["--port", "3", "serve"], "--port: the command comes first"),
+        (["-"], "-: the command comes first"),
+        ([""], "which command?"),
         (["serve", "--prot", "3"], "--prot: no such flag; did you mean --port?"),
-        (["serve", "--jwt-key", SECRET], "--jwt-key: no such flag; did you mean --jwt-key-file?"),
-        (["serve", f"--jwt-key={SECRET}"], "--jwt-key: no such flag"),
+        (["serve", "--jwt-key", SECRET], "--jwt-key: a key can't be a flag"),
+        (["tail", "chat", f"--jwt-key={SECRET}"], "give --jwt-key-file FILE"),
+        (["serve", "--jwt-kye", SECRET], "--jwt-kye: no such flag; did you mean --jwt-key-file?"),
         (["serve", "--ping", "3"], "--ping: no such flag"),  # no abbreviations
         (["publish", "chat", "hello", "world"], "one argument too many: 'world'"),
         (["publish"], "TOPIC"),

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
@@ -30,7 +31,12 @@ MAX_EXPIRES = 3650 * SECONDS["d"]
 TOKEN_SETTINGS = ("jwt_algorithms", "jwt_key_file", "jwt_audience", "jwt_issuer")
 
 METAVARS = {"seconds": "SECONDS", "a whole number": "N", "a number": "N", "a size": "SIZE", "a comma list": "LIST"}
-"""What stands for a value in ``--help``, by how config describes what it allows. Else the last word of the name."""
+"""What stands for a value in ``--help``, by how config describes what it allows. Else the values that it lists, or the
+last word of the name."""
+
+MAX_WIDTH = 100  # columns; longer lines of help are hard to read, however wide the terminal is
+
+PROGRAM_FLAGS = ("-h", "--help", "-V", "-v", "--version")
 
 DEV_SETTINGS = {"host": "127.0.0.1", "auth": "none", "log_format": "text"}
 """What stands for flags that ``wsd dev`` was not given. As strong as flags, so that nothing in the environment
@@ -47,7 +53,7 @@ password in redis_url can't be flags. `wsd check` shows what is in force.
 
 PROGRAM = """\
 WebSocket clients subscribe to topics; what is published on the Redis channel
-of a topic reaches them. `wsd COMMAND --help` says more, with examples.
+of a topic reaches them. `wsd help COMMAND` says more, with examples.
 
 exit status:
   0  done; for serve and dev: stopped by a signal, and drained
@@ -159,12 +165,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: after ``--help`` or ``--version``.
     """
     program = _Parser(prog="wsd", description=PROGRAM)
-    program.add_argument("--version", action="version", version=f"wsd {__version__}")
+    program.add_argument("-V", "-v", "--version", action="version", version=f"wsd {__version__}")
     commands = program.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     parsers = {name: add(commands) for name, add in _COMMANDS.items()}
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
+    _check_command(argv)
     args, extras = program.parse_known_args(argv)
-    if args.command is None:
-        raise CommandError(f"which command? One of {', '.join(_COMMANDS)}; `wsd --help` explains them", status=2)
     if extras:
         raise CommandError(_unknown(extras, parsers[args.command]), status=2)
     return args
@@ -192,7 +199,58 @@ def settings(args: argparse.Namespace, *, defaults: Mapping[str, str] | None = N
     return loaded
 
 
+def _check_command(argv: list[str]) -> None:
+    """Check the first argument before argparse does, which says only that a choice is invalid.
+
+    Raises:
+        CommandError: if there is no command, or no such command.
+    """
+    given = argv[0] if argv else ""
+    if given in _COMMANDS or given in PROGRAM_FLAGS:
+        return
+    known = f"one of {', '.join(_COMMANDS)}; `wsd help` explains them"
+    if not given:
+        line = f"which command? {known.capitalize()}"
+    elif given.startswith("-"):
+        line = f"{given.partition('=')[0]}: the command comes first, {known}"
+    elif match := difflib.get_close_matches(given, _COMMANDS, n=1):
+        line = f"{given!r}: no such command; did you mean {match[0]}? `wsd help` lists them"
+    else:
+        line = f"{given!r}: no such command; {known}"
+    raise CommandError(line, status=2)
+
+
 # The parsers
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Fills paragraphs to the terminal's width, and keeps indented lines, which are commands, as they are.
+
+    A flag or an URL is never broken: a part of it can't be copied, and a line end inside looks like a part of it.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._width = min(self._width, MAX_WIDTH)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        paragraph: list[str] = []
+        for line in [*text.splitlines(), ""]:
+            if line and not line.startswith(" "):
+                paragraph.append(line)
+                continue
+            lines += _wrap(" ".join(paragraph), width - len(indent))
+            lines.append(line)
+            paragraph = []
+        return "\n".join(indent + line if line else "" for line in lines[:-1])
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrap(" ".join(text.split()), width)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -200,7 +258,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         # An abbreviated flag would change its meaning when a setting is added.
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message}; `{self.prog} --help` explains", status=2)
@@ -319,7 +377,8 @@ def _flag(name: str) -> str:
 def _metavar(name: str) -> str:
     kind = allowed(name)
     known = (value for words, value in METAVARS.items() if kind.startswith(words))
-    return next(known, name.rpartition("_")[2].upper())
+    listed = re.fullmatch(r"\w+(, \w+)* or \w+", kind)
+    return next(known, re.sub(", | or ", "|", kind) if listed else name.rpartition("_")[2].upper())
 
 
 # The values of arguments that are no settings
@@ -358,6 +417,11 @@ def _unknown(extras: list[str], parser: _Parser) -> str:
     if not first.startswith("-"):
         return f"one argument too many: {first!r}; `{parser.prog} --help` explains"
     flag = first.partition("=")[0]
+    if flag == _flag("jwt_key") and _flag("jwt_key_file") in parser._option_string_actions:
+        return (
+            f"{flag}: a key can't be a flag, because every user of the machine can read the flags of a process;"
+            " put it into a file and give --jwt-key-file FILE"
+        )
     match = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
     hint = f"did you mean {match[0]}?" if match else f"`{parser.prog} --help` lists them"
     return f"{flag}: no such flag; {hint}"
