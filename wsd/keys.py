@@ -1,11 +1,25 @@
 """The key that tokens are verified with: which algorithms there are, and whether a key is one for them.
 
 A key that doesn't fit is found at the start, not by the first token, and no line about it holds a part of it.
+
+**A shared secret (HS*)** is a file's bytes:
+
+- Printable text is one line, and used as the bytes that it is: hex and base64 are not decoded, because most issuers
+  don't. Line ends behind it are dropped, however many, because no one types those into a secret. What an editor or a
+  shell may have added, and may be meant, is refused: white space around the text, more lines, a byte order mark, UTF-16
+  (PowerShell's ``>``), a character that can't be seen.
+- Anything else is binary (``openssl rand 32``), and keeps every byte, a line feed at its end too.
+
+**A public key** is the one PEM block in the text. What stands around it has no meaning (RFC 7468, section 2): a byte
+order mark, comments, white space. Line ends may be CRLF, or ``\\n`` in two characters, which is what becomes of them in
+many an environment file. Several blocks are refused, because only one could be used.
 """
 
 from __future__ import annotations
 
+import base64
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,10 +56,19 @@ MAX_PATH_SHOWN = 80  # characters, as much as of any other value that a mistake 
 # A path that can't be opened and is of this form may be a key in the wrong variable. It must not end up in the log.
 LIKE_A_KEY = re.compile(r"[^./~\s][^.\s]{31,}")
 
+# A PEM text (RFC 7468), with whatever label.
+PEM_BLOCK = re.compile(rb"-----BEGIN ([^-\r\n]{1,64})-----.*?-----END \1-----", re.DOTALL)
+
+PUBLIC_KEY_LABELS = (b"PUBLIC KEY", b"RSA PUBLIC KEY")
+
 HOW_TO_MAKE_A_KEY = (
     "make one with `openssl rand -hex 32 > key` and give `--jwt-key-file key`"
     " (for development: `wsd dev`, or `--auth none`)"
 )
+
+
+class _Misfit(Exception):
+    """What is wrong with a key."""
 
 
 def read_key(secret: SecretStr | None, file: Path | None, algorithms: Iterable[str]) -> bytes:
@@ -54,7 +77,10 @@ def read_key(secret: SecretStr | None, file: Path | None, algorithms: Iterable[s
     Args:
         secret: the setting ``jwt_key``.
         file: the setting ``jwt_key_file``, read at each call.
-        algorithms: names of `ALGORITHMS`.
+        algorithms: names of `ALGORITHMS`, HS* not together with others.
+
+    Returns:
+        The secret's bytes, or the PEM text of a public key.
 
     Raises:
         SettingsError: the key can't be used, with one line that says why.
@@ -62,22 +88,26 @@ def read_key(secret: SecretStr | None, file: Path | None, algorithms: Iterable[s
     if secret is not None and file is not None:
         raise _error("jwt_key", "given together with jwt_key_file; allowed: one of the two")
     if file is not None:
-        setting, key = "jwt_key_file", _read_file(file)
+        setting, content = "jwt_key_file", _read_file(file)
     elif secret is not None:
-        setting, key = "jwt_key", secret.get_secret_value().encode(errors="surrogateescape")
+        setting, content = "jwt_key", secret.get_secret_value().encode(errors="surrogateescape")
     else:
         raise _error("jwt_key", f"not given, and auth=jwt needs one: {HOW_TO_MAKE_A_KEY}")
-    # The line end that `openssl rand -hex 32 > key` writes; issuers don't sign with it.
-    key = key.removesuffix(b"\n").removesuffix(b"\r")
     for algorithm in algorithms:
-        if problem := _misfit(key, algorithm):
-            raise _error(setting, f"{problem}; allowed for {algorithm}: {ALGORITHMS[algorithm]}")
+        try:
+            key = _shared_secret(content) if algorithm.startswith("HS") else _public_key(content)
+            _check_fit(key, algorithm)
+        except _Misfit as exc:
+            raise _error(setting, f"{exc}; allowed for {algorithm}: {ALGORITHMS[algorithm]}") from None
     return key
 
 
 def _read_file(path: Path) -> bytes:
     shown = repr(str(path)[:MAX_PATH_SHOWN])
     try:
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+            # A pipe, as `<(command)` makes one, is empty when the key is read again, and opening it may wait for ever.
+            raise _error("jwt_key_file", f"{shown} is no regular file, and the key is read from it more than once")
         with path.open("rb") as file:
             key = file.read(MAX_KEY_FILE + 1)
     except (OSError, ValueError) as exc:
@@ -90,35 +120,125 @@ def _read_file(path: Path) -> bytes:
     return key
 
 
-def _misfit(key: bytes, algorithm: str) -> str | None:
-    """Say what is wrong with `key` for `algorithm`, or return None."""
+def _shared_secret(content: bytes) -> bytes:
+    """Take a secret out of what was given."""
+    _refuse_foreign(content)
+    if b"-----BEGIN " in content:
+        raise _Misfit("is a public key, which is no secret")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if text.startswith("\ufeff") and _is_text(text[1:]):
+        raise _Misfit(
+            "begins with a byte order mark, as editors on Windows write it: save the file as UTF-8 without one"
+        )
+    if not _is_text(text):
+        _refuse_nearly_text(content)
+        return content
+    text = text.rstrip("\r\n")
+    if text != text.strip():
+        raise _Misfit("has white space around it, which issuers may or may not sign with: take it away")
+    if (lines := len(text.splitlines())) > 1:
+        raise _Misfit(f"has {lines} lines, and a secret is one: `openssl rand -hex 64` makes a long one")
+    _refuse_encoded_public_key(text)
+    return text.encode()
+
+
+def _public_key(content: bytes) -> bytes:
+    """Take the one PEM block out of what was given."""
+    _refuse_foreign(content)
+    blocks = list(PEM_BLOCK.finditer(content))
+    if not blocks:
+        damaged = "is damaged PEM text: the line `-----END …-----` is missing"
+        raise _Misfit(damaged if b"-----BEGIN " in content else f"is {_form(content)}")
+    if len(blocks) > 1:
+        raise _Misfit(f"holds {len(blocks)} PEM blocks, of which one alone can be used: take the others away")
+    if blocks[0][1] not in PUBLIC_KEY_LABELS:
+        raise _Misfit("is PEM text of something else than a public key (its first line says of what)")
+    # Base64 has no backslash, so these can only be line ends.
+    return blocks[0][0].replace(rb"\r", b"").replace(rb"\n", b"\n")
+
+
+def _refuse_foreign(content: bytes) -> None:
+    """Refuse what is no key for wsd, whatever the algorithm."""
+    if not content.strip():
+        raise _Misfit("is empty")
+    if encoding := _wide_encoding(content):
+        raise _Misfit(f"is {encoding} text, as PowerShell's `>` writes it: save the file as ASCII or UTF-8")
+    if b"PRIVATE KEY-----" in content:
+        raise _Misfit(
+            "is a private key, which has no place here: `openssl pkey -in FILE -pubout` prints the public one"
+        )
+    if b"CERTIFICATE-----" in content:
+        raise _Misfit("is a certificate: `openssl x509 -in FILE -noout -pubkey` prints its public key")
+
+
+def _is_text(text: str) -> bool:
+    return text != "" and all(character.isprintable() or character in "\t\r\n" for character in text)
+
+
+def _wide_encoding(content: bytes) -> str:
+    """Name the encoding of ASCII text whose characters take two or four bytes; "" if it isn't that."""
+    for encoding in ("UTF-32-LE", "UTF-32-BE", "UTF-16-LE", "UTF-16-BE"):
+        try:
+            text = content.decode(encoding).removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            continue
+        if text.isascii() and _is_text(text):
+            return encoding[:6]
+    return ""
+
+
+def _refuse_nearly_text(content: bytes) -> None:
+    """Refuse text with a slip in it: a NUL, a blank that can't be seen, a letter in another encoding than UTF-8.
+
+    Of 32 random bytes 12 are printable ASCII; that 28 are happens once in 10**10 keys.
+    """
+    if sum(0x20 <= byte < 0x7F for byte in content) >= len(content) * 7 / 8:
+        raise _Misfit("is text with a character that can't be seen, or that is no UTF-8: take it away")
+
+
+def _refuse_encoded_public_key(text: str) -> None:
+    """Refuse a public key in base64 (as Keycloak shows it): anyone may have it, so it is no secret."""
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(base64.b64decode(text, validate=True))
+    except jwt.InvalidKeyError:
+        raise _Misfit("is a public key in base64, which is no secret") from None
+    except ValueError:
+        pass
+
+
+def _form(content: bytes) -> str:
+    """Say what a key that is no PEM text may be."""
+    text = content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"{"):
+        return "a JWK (JSON), which wsd doesn't read: write the key as PEM text"
+    if text.startswith((b"ssh-", b"ecdsa-")):
+        return "an SSH key: `ssh-keygen -e -m PKCS8 -f FILE` prints it as PEM text"
+    # DER begins with a SEQUENCE, 0x30, which base64 begins with an M.
+    if re.fullmatch(rb"M[A-Za-z0-9+/\s]{50,}=*\s*", text):
+        return "base64 without the lines `-----BEGIN PUBLIC KEY-----` and `-----END PUBLIC KEY-----` around it"
+    if text.startswith(b"\x30"):
+        return "DER: `openssl pkey -pubin -inform DER -in FILE` prints it as PEM text"
+    return "no PEM text, so it may be a shared secret"
+
+
+def _check_fit(key: bytes, algorithm: str) -> None:
     shared = algorithm.startswith("HS")
-    if problem := _wrong_form(key, shared):
-        return problem
     verifier = jwt.get_algorithm_by_name(algorithm)
     try:
         # The library that verifies the tokens has the last word, so that no token is the first to find out.
         too_short = verifier.check_key_length(verifier.prepare_key(key))
     except (jwt.InvalidKeyError, UnsupportedAlgorithm, ValueError, TypeError):
-        return "has another form (JWK, DER, SSH)" if shared else "is of another kind, or damaged"
-    if not too_short:
-        return None
-    return f"is {len(key)} bytes long" if shared else "is too short"
-
-
-def _wrong_form(key: bytes, shared: bool) -> str | None:
-    if b"PRIVATE KEY-----" in key:
-        return "is a private key, which has no place here: `openssl pkey -in FILE -pubout` prints the public one"
-    if b"-----BEGIN CERTIFICATE-----" in key:
-        return "is a certificate: `openssl x509 -in FILE -noout -pubkey` prints its public key"
-    if not key:
-        return "is empty"
-    pem = b"-----BEGIN " in key
-    if shared and pem:
-        return "is a public key, which is no secret"
-    if not shared and not pem:
-        return "is no PEM text, so it may be a shared secret"
-    return None
+        problem = (
+            "has another form (JWK, DER, SSH), which no issuer signs with"
+            if shared
+            else "is of another kind, or damaged"
+        )
+        raise _Misfit(problem) from None
+    if too_short:
+        raise _Misfit(f"is {len(key)} bytes long" if shared else "is too short")
 
 
 def _error(setting: str, problem: str) -> SettingsError:
