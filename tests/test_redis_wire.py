@@ -10,6 +10,7 @@ import pytest
 
 from tests.servers import RedisServer
 from wsd.errors import LinkError
+from wsd.redis import wire as wire_module
 from wsd.redis.address import parse_address
 from wsd.redis.slots import key_slot
 from wsd.redis.wire import CLASSIC, SHARDED, Dialect, Wire, connect
@@ -21,6 +22,15 @@ class Transport:
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.aborted = False
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
@@ -142,3 +152,97 @@ async def test_a_real_redis_says_what_it_is(redis: RedisServer) -> None:
     assert await wire.ask("ECHO", "x") == b"x"
     wire.fail("done")
     assert await wire.closed == "done"
+
+
+# A burst.
+
+
+def burst(count: int) -> bytes:
+    return b"".join(push(b"message", b"a", b"$5\r\n%05d\r\n" % number) for number in range(count))
+
+
+def heard(played: Played) -> list[int]:
+    return [int(cast(bytes, event[2])) for event in played.events if event[0] == "message"]
+
+
+async def until_handled(played: Played) -> None:
+    for _ in range(1000):
+        if not played.wire.behind:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("what has come is never handled")
+
+
+@pytest.fixture
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock finds that the slice is over."""
+    monkeypatch.setattr(wire_module, "READ_SLICE", -1.0)
+
+
+@pytest.mark.usefixtures("no_time")
+async def test_a_burst_is_handled_in_slices() -> None:
+    played = Played()
+    played.send("PING")
+    played.wire.data_received(burst(100) + b"+PONG\r\n")
+    assert heard(played) == list(range(wire_module.READ_STEP))
+    assert not played.transport.reading
+    await asyncio.sleep(0)
+    assert heard(played) == list(range(2 * wire_module.READ_STEP))
+    await until_handled(played)
+    assert heard(played) == list(range(100))
+    assert played.events[-1] == ("PING", b"PONG")
+    assert played.transport.reading
+
+
+async def test_who_has_enough_is_brought_nothing_more() -> None:
+    played = Played()
+    played.wire.hold(True)
+    played.wire.data_received(burst(50))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert heard(played) == list(range(wire_module.READ_STEP))
+    assert not played.transport.reading
+    assert played.wire.behind
+    played.wire.hold(False)
+    await until_handled(played)
+    assert heard(played) == list(range(50))
+    assert played.transport.reading
+
+
+@pytest.mark.usefixtures("no_time")
+async def test_what_came_before_the_end_is_handled_before_it() -> None:
+    played = Played()
+    played.wire.data_received(burst(100))
+    played.wire.connection_lost(None)
+    assert not played.wire.closed.done()
+    await until_handled(played)
+    assert heard(played) == list(range(100))
+    assert "Redis closed the connection" in played.wire.closed.result()
+
+
+@pytest.mark.usefixtures("no_time")
+async def test_what_came_before_it_was_given_up_is_not_handled() -> None:
+    played = Played()
+    played.wire.data_received(burst(100))
+    played.wire.fail("enough")
+    played.wire.connection_lost(None)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert heard(played) == list(range(wire_module.READ_STEP))
+    assert played.wire.closed.result() == "enough"
+
+
+async def test_the_time_in_which_nothing_is_read_is_not_counted_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played()
+    played.send("PING")
+    loop = asyncio.get_running_loop()
+    sent_at = loop.time()
+    now = sent_at + 10.0
+    monkeypatch.setattr(loop, "time", lambda: now)
+    played.wire.hold(True)
+    played.wire.data_received(burst(50))
+    now += 100.0
+    assert played.wire.waiting(now) == pytest.approx(10.0, abs=1.0)
+    monkeypatch.undo()
+    played.wire.hold(False)
+    played.wire.fail("enough")

@@ -122,6 +122,7 @@ class ShardedCluster:
         self._doubted = asyncio.Event()  # set when the topology should be looked up at once
         self._doubters: dict[Place, None] = {}  # the nodes whose links doubt it
         self._log = BoundedLogger(logger, rate=1 / LOG_INTERVAL)
+        self._held = False  # whether nothing should be brought for now
         self._problem = "the cluster's topology is not known yet"
         self._logged = ""  # the problem that was logged last
 
@@ -173,6 +174,12 @@ class ShardedCluster:
             del self._homeless[channel]
         else:
             self._homes.pop(channel).unsubscribe(channel)
+
+    def hold(self, full: bool) -> None:
+        """Bring no more messages until called with False."""
+        self._held = full
+        for link in self._links.values():
+            link.hold(full)
 
     async def run(self) -> None:
         """Keep the links up, and the topology known, until cancelled."""
@@ -266,6 +273,7 @@ class ShardedCluster:
         link = self._links[place] = self._make_link(
             Fixed(self._nodes.address(place)), lambda: self._name_private(place), lambda: self._doubt(place)
         )
+        link.hold(self._held)
         self._tasks[place] = asyncio.create_task(link.run())
         return link
 

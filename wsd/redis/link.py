@@ -153,6 +153,7 @@ class Link:
         self._hurry = asyncio.Event()  # set when another server should be tried at once
         self._audit_at = 0.0  # when to compare with the server again
         self._lost_at: float | None = None  # when the link was lost; None before the first and after it healed
+        self._held = False  # whether nothing should be brought for now
         self._last_wire: Wire | None = None  # the connection that was lost
         self._run = (b"", 0)  # which process the Redis is, and how many clients it has cut off for their buffers
         self._logged_at = -FAILURE_LOG_INTERVAL
@@ -234,6 +235,12 @@ class Link:
         self._hurry.set()
         if self._wire is not None:
             self._wire.fail(reason)
+
+    def hold(self, full: bool) -> None:
+        """Bring no more messages until called with False."""
+        self._held = full
+        if self._wire is not None:
+            self._wire.hold(full)
 
     def _send_channels(
         self, name: str, channels: Sequence[bytes], on_error: Callable[[Sequence[bytes], str], None]
@@ -352,6 +359,7 @@ class Link:
     def _came_up(self, wire: Wire) -> None:
         self._wire = wire
         self._guide.arrived()
+        wire.hold(self._held)
         self.problem = ""
         self._logged_at = -FAILURE_LOG_INTERVAL
         self._audit_at = self._loop.time() + spread(AUDIT_INTERVAL)
@@ -385,6 +393,8 @@ class Link:
                 # This loop was held up itself, and what Redis sent may still wait to be read. A PING to a server that
                 # has closed the connection would throw it away.
                 continue
+            if wire.behind:
+                continue  # the same, but the loop is not late: more comes than can be handled
             if reason := self._find_dead(wire, now):
                 wire.fail(reason)
                 continue

@@ -27,6 +27,9 @@ class Source(Protocol):
     def unsubscribe(self, channel: bytes) -> None:
         """Want a channel no more."""
 
+    def hold(self, full: bool) -> None:
+        """Bring no more messages until called with False; keep the connections."""
+
     async def run(self) -> None:
         """Connect and stay connected until cancelled."""
 
