@@ -228,7 +228,7 @@ async def test_stalled_clients_are_given_up_at_the_bound_of_bytes_and_nobody_els
 async def test_a_client_that_is_given_up_by_the_very_reply_that_starts_a_topic_has_left_it(
     own_redis: RedisServer,
 ) -> None:
-    async with serving(own_redis, max_backlog="1KiB", max_backlog_age=600) as worker, Client(worker.port) as other:
+    async with serving(own_redis, max_backlog="64KiB", max_backlog_age=600) as worker, Client(worker.port) as other:
         slow = await stall(worker, "full")
         (connection,) = [c for c in worker.gateway.connections if c.session and c.session.id == slow.session]
         writes = 0
@@ -239,7 +239,7 @@ async def test_a_client_that_is_given_up_by_the_very_reply_that_starts_a_topic_h
         own_redis.freeze()
         slow.request("subscribe", "last-straw")
         await eventually(lambda: len(worker.topics) == 2)
-        connection.write(b"x" * (1024 - connection.backlog_bytes))  # one more byte is too much
+        connection.write(b"x" * (65_536 - connection.backlog_bytes))  # one more byte is too much
         own_redis.thaw()
         await eventually(lambda: worker.metrics.slow_consumers["bytes"] == 1)
         assert worker.source.up
@@ -247,6 +247,49 @@ async def test_a_client_that_is_given_up_by_the_very_reply_that_starts_a_topic_h
         assert len(worker.topics) == 0
         await other.subscribe("last-straw")
         slow.writer.transport.abort()
+
+
+async def test_what_waits_is_counted_from_the_first_byte_that_the_socket_has_not_taken(redis: RedisServer) -> None:
+    async with serving(redis, max_backlog="256KiB", max_backlog_age=600) as worker:
+        client = await stall(worker, "first-byte")
+        (connection,) = worker.gateway.connections
+        writes = 0
+        while not connection.lagging:
+            redis.publish("first-byte", "x" * 50_000)
+            writes += 1
+            await eventually(partial(_has_written, worker, writes))
+        before = connection.backlog_bytes
+        assert 0 < before <= 50_200
+        redis.publish("first-byte", "y" * 1000)
+        await eventually(lambda: connection.backlog_bytes > before)
+        assert before + 1000 < connection.backlog_bytes < before + 1200
+        client.writer.transport.abort()
+
+
+async def test_several_messages_longer_than_the_bound_reach_a_client_that_reads(redis: RedisServer) -> None:
+    """They could not be held to the bound one by one, and one is in the socket when the next comes."""
+    async with serving(redis, max_backlog="64KiB", max_backlog_age=600) as worker, Client(worker.port) as client:
+        await client.subscribe("large")
+        payloads = [json.dumps([number, "x" * 1_000_000]) for number in range(5)]
+        for payload in payloads:
+            redis.publish("large", payload)
+        for number in range(5):
+            assert (await client.receive())["snapshot"][0] == number
+        assert worker.metrics.slow_consumers == {"bytes": 0, "age": 0}
+        assert worker.metrics.large_messages == 5
+
+
+async def test_messages_longer_than_the_bound_do_not_wait_without_end(redis: RedisServer) -> None:
+    async with serving(redis, max_backlog="64KiB", max_backlog_age=600) as worker:
+        client = await stall(worker, "larger")
+        sent = 0
+        while not worker.metrics.slow_consumers["bytes"]:
+            redis.publish("larger", "x" * 1_000_000)
+            sent += 1
+            assert sum(c.backlog_bytes for c in worker.gateway.connections) <= 8 * 1_000_100
+            assert sent < 100
+            await asyncio.sleep(0)
+        client.writer.transport.abort()
 
 
 async def test_a_slow_client_that_still_reads_is_told_4008(redis: RedisServer) -> None:

@@ -29,7 +29,7 @@ from websockets.typing import BytesLike
 
 from wsd.auth import Authenticator
 from wsd.backoff import spread
-from wsd.fanout import Fanout
+from wsd.fanout import Bounds, Fanout
 from wsd.frames import PING, text_frame
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
@@ -37,7 +37,7 @@ from wsd.protocol import CONNECTED, Close, session_created
 from wsd.session import Effect, Leave, Limits, Listen, Reply, Session, State, Wait
 from wsd.sweep import Sweep
 from wsd.topics import TopicTable
-from wsd.writer import Bounds, Writer
+from wsd.writer import Writer
 
 __all__ = ["CLOSE_TIMEOUT", "Connection", "Door", "Shared"]
 
@@ -181,7 +181,6 @@ class Connection(Writer):
         self._next_ping = self._pong_due = inf
         self._abort_at = self.loop.time() + CLOSE_TIMEOUT
         self._shared.sweep.hasten(self, self._abort_at)
-        self._shared.fanout.discard(self)
         if self.session is not None:
             self._carry_out(self.session.close())
 
@@ -362,7 +361,8 @@ class Connection(Writer):
             elif isinstance(effect, Listen):
                 shared.topics.listen(effect.topic, self)
             elif isinstance(effect, Leave):
-                shared.fanout.settle(self)
+                if session.state is not State.CLOSED:  # then nothing more is written
+                    shared.fanout.settle(self)
                 shared.topics.leave(effect.topic, self)
             else:
                 self.close_with(effect.code, effect.reason)

@@ -76,6 +76,7 @@ class Metrics:
         self.deliveries = 0  # messages handed to connections
         self.writes = 0  # joined writes that carried them
         self.bytes_out = 0  # bytes of those writes
+        self.large_messages = 0  # longer than a quarter of max_backlog
         self.gap_notices = 0  # gap messages handed to connections
         self.gaps = 0  # times that the link to Redis was lost with channels subscribed
         self.link_connects = 0  # times that the link to Redis was made
@@ -83,7 +84,7 @@ class Metrics:
         self.link_overruns = 0  # times that Redis cut the link off for its output buffer
         self.probes_lost = 0  # probes that did not come back, so that the link was given up
         self.dead_subscriptions = 0  # subscriptions that Redis had confirmed and did not have any more
-        self.internal_errors = 0  # what came from Redis and could not be handled: a bug, see the log
+        self.internal_errors = 0  # what could not be handled: a bug, see the log
         self.connections = 0  # accepted
         self.handshakes = 0  # completed
         # Known labels begin with 0, so that the first of a kind is a change that an alert can see.
@@ -106,6 +107,7 @@ _COUNTERS = {
     "deliveries": "messages handed to connections",
     "writes": "joined writes of messages to connections; deliveries / writes tells how many frames one write joins",
     "bytes_out": "bytes of those writes",
+    "large_messages": "messages longer than a quarter of max_backlog, of which a client may be only a few behind",
     "gap_notices": "gap messages handed to connections",
     "gaps": "channels on which messages may have been missed, counted each time",
     "link_connects": "times that the link to Redis was made",
@@ -113,7 +115,7 @@ _COUNTERS = {
     "link_overruns": "times that Redis cut off the link because its output buffer passed the limit for Pub/Sub",
     "probes_lost": "delivery probes that did not come back in time, so that the link was given up",
     "dead_subscriptions": "subscriptions that Redis had confirmed and was found not to have any more",
-    "internal_errors": "things from Redis that could not be handled, because of a bug; the log has it",
+    "internal_errors": "things that could not be handled, because of a bug; the log has it",
     "connections": "connections accepted",
     "handshakes": "opening handshakes completed",
     "dropped_bytes": "bytes that waited for slow consumers when they were given up",
@@ -140,7 +142,7 @@ _GAUGES = {
     "open_connections": "connections now, handshakes in progress included",
     "topics": "topics that somebody is interested in now",
     "lagging_connections": "connections that can't take what is due to them as fast as it comes, now",
-    "backlog_bytes": "bytes that wait for lagging connections, counting a buffer that several share once for each",
+    "backlog_bytes": "bytes that sockets have not taken yet; a buffer that several connections share counts for each",
     "redis_link_up": "1 if the link to Redis is up; of a cluster, every link that is needed",
     "redis_links": "links to Redis that are up: one, or one for each node of a cluster that is needed",
     "redis_probe_age_seconds": "time since the last delivery probe came back, of the link where it is longest",

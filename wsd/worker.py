@@ -24,7 +24,7 @@ from wsd.auth import Authenticator, JWTAuthenticator, OpenAuthenticator
 from wsd.config import Settings
 from wsd.connection import Shared
 from wsd.errors import SettingsError
-from wsd.fanout import Fanout
+from wsd.fanout import Bounds, Fanout
 from wsd.gateway import POLITE_REFUSALS, Gateway
 from wsd.logs import BoundedLogger, set_level
 from wsd.metrics import Metrics, registry
@@ -34,7 +34,6 @@ from wsd.redis.source import make_source
 from wsd.session import Limits
 from wsd.sweep import Sweep
 from wsd.topics import TopicTable
-from wsd.writer import Bounds
 
 __all__ = ["Worker", "run"]
 
@@ -104,7 +103,8 @@ class Worker:
             self._subscribe,
             self._unsubscribe,
         )
-        self._fanout = Fanout(self.topics, self.metrics, loop.call_soon)
+        self._bounds = Bounds(settings.max_backlog, settings.max_backlog_age)
+        self._fanout = Fanout(self.topics, self.metrics, self._bounds, loop.call_soon, self._hold)
         self._deployment = parse_deployment(settings.redis_url.get_secret_value(), _client_name(settings.port))
         self.source = make_source(
             self._deployment,
@@ -147,7 +147,7 @@ class Worker:
             ),
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
-            bounds=Bounds(settings.max_backlog, settings.max_backlog_age),
+            bounds=self._bounds,
             refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
         )
         self.admin_port = await self._admin.listen(settings.admin_host, settings.admin_port)
@@ -222,6 +222,9 @@ class Worker:
 
     def _unsubscribe(self, channel: bytes) -> None:
         self.source.unsubscribe(channel)
+
+    def _hold(self, full: bool) -> None:
+        self.source.hold(full)
 
     def _on_confirmed(self, channel: bytes, gap: bool) -> None:
         if gap and self._settings.gap_notices:

@@ -8,7 +8,9 @@ portions.
 
 Two bounds hold whatever the client does or omits:
 
-- the backlog's bytes, checked when it grows;
+- the bytes that wait, counted from the first that the socket has not taken and checked whenever they grow. A message
+  that is itself longer than the bound could never be held to it. Some of those may wait (`LARGE_MESSAGES`), because a
+  client that reads at full speed still has one in its socket when the next one comes;
 - the age of what the socket has not taken, checked by the sweep. A portion counts from the time when its oldest frame
   was due, so a client that reads a trickle is found as well as one that has stopped.
 
@@ -21,24 +23,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import cast
 
+from wsd.fanout import Bounds
 from wsd.sweep import NOWHERE, Sweep
 
-__all__ = ["Bounds", "Writer"]
+__all__ = ["Writer"]
 
-PORTION = 65536
-"""Bytes of backlog handed to the socket at a time, unless a single frame is longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What may wait for a client."""
-
-    max_backlog: int  # bytes
-    max_backlog_age: float  # seconds
+LARGE_MESSAGES = 8
+"""How many messages may wait that are longer than ``max_backlog``. They are kept by reference, once for all clients."""
 
 
 def _write_nothing(data: bytes) -> None:
@@ -58,9 +52,10 @@ class Writer(asyncio.Protocol):
         "__weakref__",
         "_backlog",
         "_bounds",
+        "_held",
+        "_most",
         "_portion_due",
         "_sweep",
-        "backlog_bytes",
         "lagging",
         "loop",
         "slot",
@@ -76,11 +71,16 @@ class Writer(asyncio.Protocol):
         self.slot = NOWHERE  # the sweep's
         self.write: Callable[[bytes], object] = _write_nothing  # sends frames; see above
         self.lagging = False  # whether the socket has not taken everything that is due
-        self.backlog_bytes = 0  # what waits in _backlog
-        self._backlog: deque[tuple[float, bytes]] | None = (
-            None  # frames with the times when they were due; lagging only
-        )
+        # Frames with the times when they were due; lagging only.
+        self._backlog: deque[tuple[float, bytes]] | None = None
+        self._held = 0  # bytes of them
+        self._most = bounds.max_backlog  # bytes that may wait now
         self._portion_due = 0.0  # while lagging: when the oldest frame was due that the socket has not taken
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What is due to the client and its socket has not taken, in bytes."""
+        return self._held + self.transport.get_write_buffer_size() if self.lagging else 0
 
     @property
     def backlog_age(self) -> float:
@@ -108,9 +108,10 @@ class Writer(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The socket takes no more. Called by the transport from within a write."""
         self.lagging = True
+        self._lag(self.loop.time())
         if self.write is not _write_nothing:
             self.write = self._hold
-        self._lag(self.loop.time())
+            self._check_bytes(self.transport.get_write_buffer_size())
 
     def _lag(self, due: float) -> None:
         """Note since when the socket owes us something."""
@@ -124,6 +125,7 @@ class Writer(asyncio.Protocol):
             if self._hand_over_portion(self._backlog):
                 return
         self._backlog = None
+        self._most = self._bounds.max_backlog
         if self.write is not _write_nothing:
             self.write = self.transport.write
 
@@ -131,11 +133,12 @@ class Writer(asyncio.Protocol):
         """Write the oldest frames of the backlog; return whether the socket paused."""
         due, size = backlog[0][0], 0
         frames: list[bytes] = []
-        while backlog and (not frames or size + len(backlog[0][1]) <= PORTION):
+        portion = self._bounds.portion
+        while backlog and (not frames or size + len(backlog[0][1]) <= portion):
             frame = backlog.popleft()[1]
             frames.append(frame)
             size += len(frame)
-        self.backlog_bytes -= size
+        self._held -= size
         self.transport.write(b"".join(frames))
         if self.lagging:
             self._lag(due)
@@ -146,13 +149,23 @@ class Writer(asyncio.Protocol):
         if self._backlog is None:
             self._backlog = deque()
         self._backlog.append((self.loop.time(), data))
-        self.backlog_bytes += len(data)
-        if self.backlog_bytes > self._bounds.max_backlog:
+        self._held += len(data)
+        self._check_bytes(len(data))
+
+    def _check_bytes(self, longest: int) -> None:
+        """Give up if too much waits.
+
+        Args:
+            longest: bytes of what was written last. Whatever is longer than the bound is a single message.
+        """
+        if longest > self._bounds.max_backlog:
+            self._most = max(self._most, LARGE_MESSAGES * longest)
+        if self.backlog_bytes > self._most:
             self._give_up("bytes")
 
     def _drop_backlog(self) -> None:
         self._backlog = None
-        self.backlog_bytes = 0
+        self._held = 0
 
     def _give_up(self, bound: str) -> None:
         """End the connection: it has passed a bound, ``bytes`` or ``age``."""

@@ -22,7 +22,7 @@ from bench.micro.work import Comparison, Work, clock
 from wsd.redis.address import parse_address
 from wsd.redis.channels import Events
 from wsd.redis.link import Fixed, Link
-from wsd.redis.wire import CLASSIC
+from wsd.redis.wire import CLASSIC, Wire
 
 __all__ = ["COMPARISONS", "Alone", "Ingest", "RedisPy"]
 
@@ -57,7 +57,7 @@ class Ingest(Work):
         """Connect and subscribe."""
         self.house.join(self.ear, [TOPIC])
         self.link = Link(
-            Fixed(parse_address("redis://nowhere")),
+            Fixed(parse_address("redis://127.0.0.1")),
             dialect=CLASSIC,
             heartbeat=3600.0,
             metrics=self.house.metrics,
@@ -80,8 +80,10 @@ class Ingest(Work):
         self._task = asyncio.create_task(self.link.run())
         # The link's protocol is nobody's business but the link's, so it is caught on its way to the loop.
         with patch.object(asyncio.get_running_loop(), "create_connection", connect):
-            await asyncio.sleep(0)  # the link has connected, and said HELLO
-        self.receive: Callable[[bytes], None] = made[0].data_received
+            while not made:
+                await asyncio.sleep(0.001)  # the link looks up where its server is; then it connects, and says HELLO
+        self.wire: Wire = made[0]
+        self.receive: Callable[[bytes], None] = self.wire.data_received
         self.receive(HELLO_REPLY)
         self.receive(SUBSCRIBED)
         assert self.link.confirmed == 1
@@ -89,6 +91,8 @@ class Ingest(Work):
     def run(self) -> None:
         """Take a burst."""
         self.receive(self.bytes)
+        while self.wire.behind:  # the rest of a burst is handled when the loop has had its turn
+            self.wire.read_on()
         self.queue.run()
 
     async def close(self) -> None:

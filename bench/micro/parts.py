@@ -16,14 +16,13 @@ from websockets.server import ServerProtocol
 
 from wsd.auth import Authenticator, JWTAuthenticator, OpenAuthenticator
 from wsd.connection import Connection, Shared
-from wsd.fanout import Fanout
+from wsd.fanout import Bounds, Fanout
 from wsd.gateway import Gateway
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.session import Limits
 from wsd.sweep import Sweep
 from wsd.topics import Listener, TopicTable
-from wsd.writer import Bounds
 
 __all__ = [
     "KEY",
@@ -94,7 +93,8 @@ class House:
         self.metrics = Metrics()
         # Redis confirms every channel at once.
         self.topics = TopicTable("", lambda channel: True, lambda channel: None)
-        self.fanout = Fanout(self.topics, self.metrics, call_soon)
+        bounds = Bounds(max_backlog=1 << 20, max_backlog_age=3600.0)
+        self.fanout = Fanout(self.topics, self.metrics, bounds, call_soon)
         self._gateway = Gateway(1_000_000, self.metrics)
         self._server = Server(_never, _never)  # connections don't use it
         self._shared = Shared(
@@ -107,7 +107,7 @@ class House:
             limits=LIMITS,
             ping_interval=3600.0,
             ping_timeout=3600.0,
-            bounds=Bounds(max_backlog=1 << 20, max_backlog_age=3600.0),
+            bounds=bounds,
             refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
         )
 

@@ -195,7 +195,7 @@ class Wire(asyncio.Protocol):
         """Handle nothing more until called with False: whoever takes the messages has enough of them."""
         self._held = full
         if not full and self.behind:
-            self._loop.call_soon(self._read_on)
+            self._loop.call_soon(self.read_on)
 
     def fail(self, reason: str) -> None:
         """Give the connection up."""
@@ -270,9 +270,10 @@ class Wire(asyncio.Protocol):
             self._paused_at = self._loop.time()
             self._transport.pause_reading()
         if not self._held:
-            self._loop.call_soon(self._read_on)
+            self._loop.call_soon(self.read_on)
 
-    def _read_on(self) -> None:
+    def read_on(self) -> None:
+        """Go on with what has come."""
         if self.behind and not self._held and not self.given_up:
             self._handle()
 
