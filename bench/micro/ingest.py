@@ -71,17 +71,19 @@ class Ingest(Work):
         )
         self.link.subscribe(TOPIC.encode())
         made: list[Any] = []
+        connected = asyncio.Event()
 
         async def connect(factory: Callable[[], Any], *args: object, **options: object) -> tuple[object, object]:
             made.append(factory())
             made[0].connection_made(transport := Nowhere())
+            connected.set()
             return transport, made[0]
 
         self._task = asyncio.create_task(self.link.run())
         # The link's protocol is nobody's business but the link's, so it is caught on its way to the loop.
         with patch.object(asyncio.get_running_loop(), "create_connection", connect):
-            while not made:
-                await asyncio.sleep(0.001)  # the link looks up where its server is; then it connects, and says HELLO
+            await connected.wait()  # the link has looked up where its server is
+            await asyncio.sleep(0)  # and says HELLO
         self.wire: Wire = made[0]
         self.receive: Callable[[bytes], None] = self.wire.data_received
         self.receive(HELLO_REPLY)
