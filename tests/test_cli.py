@@ -308,21 +308,81 @@ def test_check_prints_every_setting_and_no_secret(key_file: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
-    shown = dict(line.split(None, 1) for line in text.splitlines() if len(line.split(None, 1)) == 2)
-    assert shown["port"] == "4000"
-    assert shown["redis_url"] == "redis://***@redis.example:7000/0"
-    assert shown["jwt_key"] == "***"
+    shown = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
+    assert shown["port"] == ["4000", "--port"]
+    assert shown["redis_url"] == ["redis://***@redis.example:7000/0", "WSD_REDIS_URL"]
+    assert shown["jwt_key"] == ["***", "WSD_JWT_KEY"]
+    assert shown["jwt_issuer"] == ["default"]
     assert [line.split()[0] for line in text.splitlines()] == list(Settings.model_fields)
     assert "hunter2" not in text and "alice" not in text and SECRET not in text
-    starts = {re.match(r"\S+ +", line).end() for line in text.splitlines() if " " in line}  # type: ignore[union-attr]
-    assert len(starts) == 1, "the values are not aligned"
+    places = {line.rindex("  ") for line in text.splitlines()}
+    assert len(places) == 1, "the places are not aligned"
 
 
 def test_check_masks_what_is_secret_of_sentinels() -> None:
     url = "redis+sentinel://alice:hunter2@h1,h2/mymaster?sentinel_username=bob&sentinel_password=hunter3"
     text = wsd("check", "--auth=none", "--pubsub=Classic", WSD_REDIS_URL=url).stdout.decode()
-    assert re.search(r"^redis_url +redis\+sentinel://\*\*\*@h1,h2/mymaster\?\*\*\*&\*\*\*$", text, re.MULTILINE)
-    assert re.search("^pubsub +classic$", text, re.MULTILINE)
+    assert re.search(
+        r"^redis_url +redis\+sentinel://\*\*\*@h1,h2/mymaster\?\*\*\*&\*\*\*  WSD_REDIS_URL$", text, re.MULTILINE
+    )
+    assert re.search("^pubsub +classic +--pubsub$", text, re.MULTILINE)
+
+
+def test_check_says_where_each_value_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "wsd.toml").write_text("port = 4001\nmax_topics = 3\n")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "jwt_key").write_text(SECRET)
+    (credentials / "max_topics").write_text("4")
+    env = {"CREDENTIALS_DIRECTORY": str(credentials), "WSD_CONFIG": f"{tmp_path}/wsd.toml", "WSD_PORT": "4002"}
+    text = wsd("check", "--host", "::1", **env).stdout.decode()
+    shown = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
+    assert shown["host"] == ["::1", "--host"]
+    assert shown["port"] == ["4002", "WSD_PORT"]
+    assert shown["max_topics"] == ["3", f"{tmp_path}/wsd.toml"]
+    assert shown["jwt_key_file"] == [f"{credentials}/jwt_key", "credential", "jwt_key"]
+    assert shown["log_level"] == ["info", "default"]
+    assert SECRET not in text
+
+
+def trying(url: str, *args: str) -> tuple[int, str]:
+    """Run ``wsd check --connect``; return its status, and the line that says what it found or what is wrong."""
+    done = wsd("check", "--auth=none", "--connect", *args, WSD_REDIS_URL=url)
+    said = done.stderr if done.returncode else done.stdout
+    assert "hunter" not in (done.stdout + done.stderr).decode()
+    return done.returncode, said.decode().splitlines()[-1]
+
+
+def test_check_tries_redis(own_redis: RedisServer) -> None:
+    status, line = trying(own_redis.url)
+    found = (
+        r"redis \S+ \(standalone, master\); logged in as default; channels \*: subscribed, published and received in"
+    )
+    assert status == 0 and re.search(found, line), line
+    for user, permitted in (("sue", "+@connection +@pubsub"), ("bob", "+@connection +subscribe +unsubscribe")):
+        own_redis("ACL", "SETUSER", user, "on", ">hunter2", "resetchannels", "&app:*", *permitted.split())
+    place = f"127.0.0.1:{own_redis.port}"
+    status, line = trying(f"redis://sue:hunter2@{place}", "--channel-prefix=app:")
+    assert status == 0 and "logged in as sue; channels app:*: subscribed, published and received" in line
+    for url, prefix, words in (
+        (f"redis://sue:hunter2@{place}", "else:", "Redis refuses the user sue to subscribe else:*"),
+        (f"redis://bob:hunter2@{place}", "app:", "+publish"),
+        (f"redis://bob:hunter3@{place}", "app:", "refuses the user or the password"),
+        (f"redis+cluster://{place}", "app:", "it is no node of a cluster"),
+        (f"redis+sentinel://sue:hunter2@{place}/m", "app:", "no Sentinel tells where m is"),
+        (f"redis://127.0.0.1:{free_port()}", "app:", "can't connect to Redis"),
+    ):
+        status, line = trying(url, "--channel-prefix", prefix)
+        assert status == 1 and line.startswith("wsd: connect: ") and words in line, line
+    # It leaves nothing behind, and has published to nobody else.
+    assert own_redis("PUBSUB", "CHANNELS") == []
+
+
+def test_check_tries_a_cluster(nodes: Nodes) -> None:
+    status, line = trying(nodes.url(nodes.masters[0].port))
+    assert status == 0 and "(cluster, master)" in line and "subscribed, published and received" in line
+    status, line = trying(nodes.url(nodes.masters[0].port), "--pubsub=classic")
+    assert status == 0 and "subscribed, published and received" in line
 
 
 def test_check_says_what_is_dangerous() -> None:

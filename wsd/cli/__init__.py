@@ -7,6 +7,7 @@
 ``dev``         the daemon with nothing around it, and what to type next
 ``embedded``    the Redis-compatible server of ``dev``, a process of its own
 ``check``       prints the settings
+``connecting``  its --connect: tries Redis
 ``signing``     ``wsd token``
 ``publish``     publishes
 ``tail``        a client: prints what is published

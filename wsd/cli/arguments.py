@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 from wsd import __version__
-from wsd.config import Settings, allowed, flag_fields, load, text
+from wsd.config import Settings, allowed, flag_fields, load_with_places, text
 from wsd.errors import CommandError, SettingsError
 from wsd.redis.address import parse_deployment
 
-__all__ = ["DEV_SETTINGS", "TOKEN_VARIABLE", "parse", "settings"]
+__all__ = ["DEV_SETTINGS", "TOKEN_VARIABLE", "parse", "settings", "settings_and_places"]
 
 TOKEN_VARIABLE = "WSD_TOKEN"
 """Holds the token for ``wsd tail``. No setting, although it looks like one."""
@@ -89,8 +89,16 @@ examples:
 """
 
 CHECK = """\
+Validates the settings and prints them, secrets masked, each with the place
+that it comes from. With --connect it also connects to Redis as the daemon
+would, subscribes a private channel, publishes on it, and says what it found;
+the exit status is 1 if the daemon could not serve so. It reads nothing else.
+"""
+
+CHECK_EXAMPLES = """\
 examples:
   wsd check
+  wsd check --connect
   wsd check --config /etc/wsd/wsd.toml
 """
 
@@ -187,16 +195,23 @@ def settings(args: argparse.Namespace, *, defaults: Mapping[str, str] | None = N
     Raises:
         SettingsError: with a line for every mistake.
     """
+    return settings_and_places(args, defaults=defaults)[0]
+
+
+def settings_and_places(
+    args: argparse.Namespace, *, defaults: Mapping[str, str] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Do what `settings` does; return also where each setting comes from, without those that have their default."""
     flags = dict(defaults or {})
     flags |= {name: value for name in flag_fields() if (value := getattr(args, name, None)) is not None}
     environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
-    loaded = load(flags, environ=environ, config=args.config)
+    loaded, places = load_with_places(flags, environ=environ, config=args.config)
     if hasattr(args, "redis_url"):
         try:
             parse_deployment(loaded.redis_url.get_secret_value())
         except ValueError as exc:  # a certificate that can't be read
             raise SettingsError([f"redis_url: {exc}"]) from None
-    return loaded
+    return loaded, places
 
 
 def _check_command(argv: list[str]) -> None:
@@ -280,8 +295,8 @@ def _add_dev(commands: _Commands) -> _Parser:
 
 
 def _add_check(commands: _Commands) -> _Parser:
-    description = "Validates the settings and prints them, secrets masked. Connects to nothing."
-    parser = _add(commands, "check", "validate the settings and print them", description, CHECK)
+    parser = _add(commands, "check", "validate the settings and print them", CHECK, CHECK_EXAMPLES)
+    parser.add_argument("--connect", action="store_true", help="connect to Redis too, as the daemon would")
     _add_settings(parser, flag_fields())
     return parser
 

@@ -19,7 +19,7 @@ What a value may be stands in `kinds`, which settings there are in `settings`, w
 
 from wsd.config.kinds import RedisUrl
 from wsd.config.settings import Settings, allowed, describe, flag_fields, is_loopback, text, warnings
-from wsd.config.sources import load
+from wsd.config.sources import load, load_with_places
 
 __all__ = [
     "RedisUrl",
@@ -29,6 +29,7 @@ __all__ = [
     "flag_fields",
     "is_loopback",
     "load",
+    "load_with_places",
     "text",
     "warnings",
 ]

@@ -18,7 +18,7 @@ from wsd.config.settings import Settings, allowed, flag_fields
 from wsd.errors import SettingsError
 from wsd.redis.address import has_password, mask_url
 
-__all__ = ["load"]
+__all__ = ["load", "load_with_places"]
 
 # What Kubernetes puts into every container's environment for a Service called wsd or wsd-something: names of
 # its own, and a URL where a port number is expected.
@@ -45,6 +45,16 @@ def load(
     Raises:
         SettingsError: with a line for every mistake.
     """
+    return load_with_places(flags, environ=environ, config=config)[0]
+
+
+def load_with_places(
+    flags: Mapping[str, object],
+    *,
+    environ: Mapping[str, str] = os.environ,
+    config: Path | str | None = None,
+) -> tuple[Settings, dict[str, str]]:
+    """Do what `load` does; return also where each setting comes from, without those that have their default."""
     reading = _Reading()
     # Weakest first: a stronger source overwrites what it found.
     if (directory := environ.get("CREDENTIALS_DIRECTORY")) is not None:
@@ -53,7 +63,7 @@ def load(
         reading.file(path)
     reading.environ(environ)
     reading.flags(flags)
-    return reading.settings()
+    return reading.settings(), reading.places()
 
 
 class _Given(NamedTuple):
@@ -166,6 +176,10 @@ class _Reading:
         if self._mistakes:
             raise SettingsError(self._mistakes)
         return settings
+
+    def places(self) -> dict[str, str]:
+        """Return where each setting that was given comes from, as a mistake names it."""
+        return {name: given.place for name, given in self._given.items()}
 
     def _line(self, details: ErrorDetails) -> str:
         """Turn an error of pydantic into a line: the setting, what was given and where, and what is allowed."""

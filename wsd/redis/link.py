@@ -149,6 +149,7 @@ class Link:
         )
         self._wire: Wire | None = None  # None while there is no connection
         self._place = "Redis"  # which server, for people
+        self.server: dict[str, str] = {}  # what the server says of itself: its server, version, mode, role
         self._replica = False  # whether that is a replica, which delivers what its master is told
         self._hurry = asyncio.Event()  # set when another server should be tried at once
         self._audit_at = 0.0  # when to compare with the server again
@@ -174,6 +175,11 @@ class Link:
     def astray(self) -> bool:
         """Whether Redis says that some channels are not on this server, or not now."""
         return self._channels.astray > 0
+
+    @property
+    def place(self) -> str:
+        """Which server, for people."""
+        return self._place
 
     @property
     def failing(self) -> bool:
@@ -331,6 +337,7 @@ class Link:
             partial(Wire, self._dialect, self._receive_message, self._receive_change),
             self._patience,
         )
+        self.server = server
         try:
             await self._check_fitness(wire, server.get("role", ""))
         except BaseException:
