@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import signal
 import time
 import weakref
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jwt
 import pytest
 
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, Client, frame
-from tests.servers import RedisServer, eventually, serving
+from tests.servers import Daemon, RedisServer, eventually, serving
 from wsd import connection as connection_module
 from wsd.worker import Worker
 
@@ -424,3 +425,31 @@ async def test_a_client_that_sends_eof_is_let_go(redis: RedisServer) -> None:
         await eventually(lambda: not worker.gateway.connections)
         assert not len(worker.topics)
         assert worker.metrics.close_codes == {"1006": 1}
+
+
+# The daemon stands still.
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon], redis: RedisServer) -> Daemon:
+    """One in a process of its own, with short deadlines, that may be stopped and continued."""
+    flags = ("--port", "0", "--admin-port", "0", "--redis-url", redis.url)
+    short = ("--auth-timeout", "6", "--ping-interval", "1", "--ping-timeout", "5")
+    return start_daemon(*flags, *short, WSD_JWT_KEY=KEY)
+
+
+async def test_what_came_while_the_daemon_stood_still_is_in_time(daemon: Daemon) -> None:
+    """As after a SIGSTOP, or while a virtual machine is moved: deadlines pass, but what they ask for has come."""
+    authorizing = [await Client(daemon.port).__aenter__() for _ in range(50)]
+    for client in authorizing:
+        assert await client.receive_frame() == (PING, b"")
+    daemon.signal(signal.SIGSTOP)
+    for client in authorizing:
+        client.send_frame(PONG)
+        client.request("authorization", token())
+        await client.writer.drain()
+    await asyncio.sleep(7)
+    daemon.signal(signal.SIGCONT)
+    for client in authorizing:
+        assert (await client.receive())["message"] == "session authenticated"
+        client.writer.transport.abort()

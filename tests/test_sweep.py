@@ -332,20 +332,86 @@ class Stop(Exception):
     pass
 
 
-def test_it_sleeps_from_tick_to_tick_and_tells_how_late_the_loop_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, slept, late = 1_000.1, [], []
-    oversleeps = [0.0, 0.02, 0.6, 0.0, -0.001, 0.0]
+class Loop:
+    """A loop whose sleeps last longer than they should, and that notes what happens."""
 
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        if not oversleeps:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, oversleeps: list[float]) -> None:
+        self.now = 1_000.1
+        self.oversleeps = oversleeps
+        self.slept: list[float] = []
+        self.late: list[float] = []
+        self.sweep = Sweep(lambda: self.now, lambda seconds: self.late.append(round(seconds, 3)))
+        monkeypatch.setattr(asyncio, "sleep", self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        if not self.oversleeps:
             raise Stop
-        slept.append(round(seconds, 3))
-        now += seconds + oversleeps.pop(0)
+        self.slept.append(round(seconds, 3))
+        self.now += seconds + self.oversleeps.pop(0)
 
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    sweep = Sweep(lambda: now, lambda seconds: late.append(round(seconds, 3)))
-    with pytest.raises(Stop):
-        sweep.run().send(None)
-    assert slept == [0.15, 0.25, 0.23, 0.15, 0.25, 0.001]
-    assert late == [0.0, 0.02, 0.6, 0.0, 0.0, 0.0]
+    def run(self) -> None:
+        with pytest.raises(Stop):
+            self.sweep.run().send(None)
+
+
+def test_it_sleeps_from_tick_to_tick_and_tells_how_late_the_loop_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, [0.0, 0.0, 0.02, 0.0, 0.2, 0.0, -0.001, 0.0, 0.0, 0.0])
+    loop.run()
+    # A sleep of 0 lets the loop read once before a tick is worked off.
+    assert loop.slept == [0.15, 0, 0.25, 0, 0.23, 0, 0.05, 0, 0.001, 0]
+    assert loop.late == [0.0, 0.02, 0.2, 0.0, 0.0]
+
+
+class Punctual:
+    """Somebody who must do something until a deadline, and notes what came."""
+
+    def __init__(self, loop: Loop, seconds: float) -> None:
+        self.slot = NOWHERE
+        self.loop = loop
+        self.deadline = loop.sweep.time() + seconds
+        self.visits: list[tuple[float, bool]] = []  # the loop's time, and whether the deadline had passed
+        loop.sweep.schedule(self, self.deadline)
+
+    def visit(self, now: float) -> float:
+        self.visits.append((round(self.loop.now, 3), now >= self.deadline))
+        return self.deadline if now < self.deadline else math.inf
+
+
+def test_after_a_standstill_the_loop_reads_before_anybody_is_visited(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, [60.0, 0.0, 0.0, 0.0])
+    late = Punctual(loop, 0.1)
+    loop.run()
+    assert loop.late[0] == 60
+    # The tick was due at 1,000.25; the loop got a quarter of a second for what had come.
+    assert loop.slept[:2] == [0.15, RESOLUTION]
+    assert late.visits == [(1_060.5, True)]
+
+
+def test_a_standstill_brings_no_deadline_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, [0.0, 0.0, 60.0, 0.0, *[0.0] * 20, 5.0, 0.0, *[0.0] * 30])
+    others = [Punctual(loop, seconds) for seconds in (0.3, 1.0, 5.0)]
+    loop.run()
+    # Of the time in which it stood still, and the quarter of a second for reading, nothing counts.
+    assert [other.visits for other in others] == [
+        [(1_060.75, True)],
+        [(1_061.5, True)],
+        [(1_070.75, True)],
+    ]
+
+
+def test_a_loop_that_is_always_late_still_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, [0.4] * 40)
+    guest = Punctual(loop, 2.0)
+    loop.run()
+    assert [passed for _, passed in guest.visits] == [True]
+
+
+def test_somebody_is_visited_once_by_a_tick_however_late_it_is() -> None:
+    clock = Clock()
+    guest = Guest(clock, lambda guest: guest.clock.now - 5)
+    clock.sweep.schedule(guest, clock.now + 1)
+    clock.now += 10
+    clock.sweep.tick(clock.now)
+    assert guest.visits == [10]
+    clock.run(0.5)
+    assert guest.visits == [10, 10.25, 10.5]

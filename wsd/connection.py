@@ -124,7 +124,7 @@ class Connection(Writer):
         self._shared = shared
         self.protocol = protocol
         self.session: Session | None = None  # from the handshake on
-        self._accepted_at = self.loop.time()
+        self._accepted_at = self._shared.sweep.time()
         self._abort_at = self._accepted_at + HANDSHAKE_TIMEOUT  # infinity while the connection is open
         self._next_ping = inf
         self._pong_due = inf  # infinity when no ping is unanswered
@@ -179,7 +179,7 @@ class Connection(Writer):
         """Leave all topics and send no more frames: the connection is closing."""
         self._stop_writing()
         self._next_ping = self._pong_due = inf
-        self._abort_at = self.loop.time() + CLOSE_TIMEOUT
+        self._abort_at = self._shared.sweep.time() + CLOSE_TIMEOUT
         self._shared.sweep.hasten(self, self._abort_at)
         if self.session is not None:
             self._carry_out(self.session.close())
@@ -277,7 +277,7 @@ class Connection(Writer):
         session = self.session
         if session is None or self._abort_at != inf:
             return 0.0  # behind our close frame
-        now = self.loop.time()
+        now = self._shared.sweep.time()
         seconds = session.charge(now)
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
@@ -317,7 +317,7 @@ class Connection(Writer):
         self.protocol.send_response(response)
         # The library's parser holds on to the request; its headers are 2 KiB that nobody will look at.
         request.headers.clear()
-        now = self.loop.time()
+        now = self._shared.sweep.time()
         self._abort_at = inf
         self.session = session = Session(self._shared.authenticator, self._shared.limits, now)
         # A random first interval, so that the pings of a reconnected fleet don't come in step.
@@ -332,7 +332,7 @@ class Connection(Writer):
         """Answer with something else than 101, and end the connection. The response leaves with send_data()."""
         self.protocol.send_response(response)
         self._shared.metrics.refused_handshakes[response.status_code] += 1
-        self._abort_at = self.loop.time() + CLOSE_TIMEOUT
+        self._abort_at = self._shared.sweep.time() + CLOSE_TIMEOUT
         self._shared.sweep.hasten(self, self._abort_at)
 
     # What the session wants.

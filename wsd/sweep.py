@@ -4,6 +4,12 @@ A timer or a task per connection would cost 1.7 KiB each and fire in clumps. Ins
 wants to be visited next, and one tick every quarter of a second visits those whose time has come. A deadline
 further away than the horizon is looked at again at the horizon, so there are few slots and none holds a closed
 connection for long: whoever is removed is gone at once.
+
+Deadlines are on the sweep's own clock, :meth:`Sweep.time`. It stops while the event loop stands still: the process was
+stopped (SIGSTOP), its virtual machine was moved, or something held the loop. What clients sent meanwhile lies unread
+in their sockets, but timers run before sockets are read, so on the loop's clock a client that was in time would be
+closed for being late. After a standstill the loop has a quarter of a second to read, and then every deadline is as far
+away as it was before.
 """
 
 from __future__ import annotations
@@ -12,6 +18,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Protocol
+
+from wsd.logs import BoundedLogger
 
 __all__ = ["NOWHERE", "RESOLUTION", "Sweep", "Visited"]
 
@@ -48,12 +56,18 @@ class Sweep:
     def __init__(self, clock: Callable[[], float], on_tick: Callable[[float], None] = lambda late: None) -> None:
         self._clock = clock
         self._on_tick = on_tick
+        self._stood_still = 0.0  # seconds in all for which the loop stood still
+        self._bugs = BoundedLogger(logger, clock)
         self._slots: dict[int, set[Visited]] = {}  # by the number of the tick
         self._tick = int(clock() // RESOLUTION)  # the last tick that was worked off
 
+    def time(self) -> float:
+        """The time in seconds that deadlines are about: the event loop's, less what it stood still in all."""
+        return self._clock() - self._stood_still
+
     def _slot_at(self, when: float) -> int:
         """The first tick at or after a time, of those to come before the horizon."""
-        return max(-int(-min(when, self._clock() + HORIZON) // RESOLUTION), self._tick + 1)
+        return max(-int(-min(when, self.time() + HORIZON) // RESOLUTION), self._tick + 1)
 
     def schedule(self, visited: Visited, when: float) -> None:
         """Visit somebody at a time, and not at the time that was agreed before."""
@@ -73,16 +87,16 @@ class Sweep:
         visited.slot = NOWHERE
 
     def tick(self, now: float) -> None:
-        """Visit all whose time has come."""
-        for number in range(self._tick + 1, int(now // RESOLUTION) + 1):
-            self._tick = number
+        """Visit all whose time has come, each of them once, however many ticks were missed."""
+        last, self._tick = self._tick, max(int(now // RESOLUTION), self._tick)
+        for number in range(last + 1, self._tick + 1):
             for visited in self._slots.pop(number, ()):
                 if visited.slot != number:
                     continue  # a visit before this one has removed it
                 try:
                     next_visit = visited.visit(now)
                 except Exception:
-                    logger.exception("a visit failed; the connection is visited again")
+                    self._bugs.exception("visit", "a visit failed; the connection is visited again")
                     next_visit = now + 1.0
                 if visited.slot == number:  # it has neither gone nor made another appointment
                     self.schedule(visited, next_visit)
@@ -90,9 +104,14 @@ class Sweep:
     async def run(self) -> None:
         """Tick until cancelled."""
         while True:
-            now = self._clock()
+            now = self.time()
             due = (now // RESOLUTION + 1) * RESOLUTION
             await asyncio.sleep(due - now)
-            now = self._clock()
-            self._on_tick(max(now - due, 0.0))
-            self.tick(now)
+            late = max(self.time() - due, 0.0)
+            self._on_tick(late)
+            if late > RESOLUTION:
+                await asyncio.sleep(RESOLUTION)  # for the loop to read what came while it stood still
+                self._stood_still += self.time() - due
+            else:
+                await asyncio.sleep(0)  # timers run before sockets: read first what came with this tick
+            self.tick(self.time())

@@ -85,7 +85,7 @@ class Writer(asyncio.Protocol):
     @property
     def backlog_age(self) -> float:
         """Seconds since the oldest frame was due that the socket has not taken."""
-        return self.loop.time() - self._portion_due if self.lagging else 0.0
+        return self._sweep.time() - self._portion_due if self.lagging else 0.0
 
     @property
     def backlog_deadline(self) -> float:
@@ -108,7 +108,7 @@ class Writer(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The socket takes no more. Called by the transport from within a write."""
         self.lagging = True
-        self._lag(self.loop.time())
+        self._lag(self._sweep.time())
         if self.write is not _write_nothing:
             self.write = self._hold
             self._check_bytes(self.transport.get_write_buffer_size())
@@ -148,7 +148,7 @@ class Writer(asyncio.Protocol):
         """Keep frames until the socket takes them."""
         if self._backlog is None:
             self._backlog = deque()
-        self._backlog.append((self.loop.time(), data))
+        self._backlog.append((self._sweep.time(), data))
         self._held += len(data)
         self._check_bytes(len(data))
 
