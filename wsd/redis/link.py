@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -365,6 +366,7 @@ class Link:
 
     def _came_up(self, wire: Wire) -> None:
         self._wire = wire
+        wire.reply_most = math.inf  # a message may be as large as Redis permits
         self._guide.arrived()
         wire.hold(self._held)
         self.problem = ""
@@ -498,7 +500,8 @@ class Link:
 
         def compare(reply: Reply) -> None:
             if isinstance(reply, list):
-                subscribers = dict(zip(reply[0::2], reply[1::2], strict=True))
+                pairs = zip(reply[0::2], reply[1::2], strict=False)
+                subscribers = {name: count for name, count in pairs if isinstance(name, bytes)}
                 gone = [channel for channel in batch if subscribers.get(channel) == 0]
                 self._audit(rest, dead + self._channels.dead(gone))
 
@@ -509,7 +512,11 @@ class Link:
         """Compare the number of our subscriptions with the server's: others may listen to a channel that we lost."""
 
         def compare(reply: Reply) -> None:
-            found = re.search(rf"\b{self._dialect.count}=(\d+)".encode(), reply) if isinstance(reply, bytes) else None
+            found = (
+                re.search(rf"\b{self._dialect.count}=(\d{{1,20}})\b".encode(), reply)
+                if isinstance(reply, bytes)
+                else None
+            )
             held = self._channels.held + self.probe.live
             if found is not None and int(found[1]) < held:
                 self._metrics.dead_subscriptions += held - int(found[1])
@@ -555,7 +562,7 @@ class Link:
 
 
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
-_OVERRUNS = re.compile(rb"client_output_buffer_limit_disconnections:(\d+)")
+_OVERRUNS = re.compile(rb"client_output_buffer_limit_disconnections:(\d{1,20})\b")
 
 
 def _why_deaf(reply: Reply) -> str:

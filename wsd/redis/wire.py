@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from reprlib import Repr
 from time import perf_counter
 from typing import Any, cast
 
@@ -39,6 +40,10 @@ ATTEMPT_DELAY = 0.25
 
 ADDRESSES_MOST = 8
 """Addresses of a name that are tried. All of them are begun within half of `CONNECT_TIMEOUT`."""
+
+REPLY_MOST = 16_777_216
+"""Bytes of one reply, until a link has come up. The largest that is right is CLUSTER SLOTS: 16,384 slots that belong to
+another node each. A message may be as large as Redis permits."""
 
 Reply = Any
 """What hiredis makes of a reply; an error is a ``hiredis.ReplyError``."""
@@ -97,6 +102,11 @@ READ_STEP = 16
 """Messages between two looks at the clock; one takes 1 to 2 µs, a look 40 ns. Together they hold no more than what
 uvloop hands over at a time, 256 KiB, unless one is longer."""
 
+SHOWN_MOST = 200  # letters of a reply that are shown to people
+
+_UNREADABLE = (hiredis.HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
+"""What the parser raises: also of an array longer than the memory, or of a map whose keys are arrays."""
+
 _NOTHING = object()  # what the parser returns when it needs more data
 
 
@@ -130,6 +140,8 @@ class Wire(asyncio.Protocol):
         self.received_at = self._loop.time()  # when Redis last sent anything
         # Whether the server is one of RESP2 in spite of its HELLO, which takes no commands from a subscriber.
         self.takes_no_commands = False
+        self._unfinished = 0  # bytes at least that have come of something that isn't whole yet
+        self.reply_most: float = REPLY_MOST  # how many they may be
         self.closed: asyncio.Future[str] = self._loop.create_future()  # with the reason
         self.given_up = False  # whether it was closed from this side
         self.torn = False  # whether it was closed from the other side in the middle of something
@@ -228,6 +240,7 @@ class Wire(asyncio.Protocol):
             )
 
     def data_received(self, data: bytes) -> None:
+        self._unfinished += len(data)
         try:
             self._reader.feed(data)
         except hiredis.HiredisError as exc:
@@ -244,13 +257,22 @@ class Wire(asyncio.Protocol):
         deadline = perf_counter() + READ_SLICE
         left = READ_STEP
         try:
-            while (item := gets()) is not _NOTHING:
+            while True:
+                try:
+                    item = gets()
+                except _UNREADABLE as exc:
+                    raise LinkError(f"Redis sent what can't be read: {str(exc) or type(exc).__name__}") from None
+                if item is _NOTHING:
+                    break
+                self._unfinished = 0
                 # Pushes are told by their content, not by their type, because fakeredis sends them as plain arrays.
                 kind = item[0] if isinstance(item, list) and item else None
-                if kind == message:
+                if kind == message and len(item) == 3 and type(item[1]) is type(item[2]) is bytes:
                     self._on_message(item[1], item[2])
-                elif kind in changes:
+                elif kind in changes and len(item) > 1 and type(item[1]) is bytes:
                     self._receive_change(item[1], kind == self._dialect.subscribed)
+                elif kind == message or kind in changes:
+                    raise LinkError(f"Redis sent a message that is none: {public(item)}")
                 else:
                     self._receive_reply(item)
                 left -= 1
@@ -259,7 +281,9 @@ class Wire(asyncio.Protocol):
                     if self._held or perf_counter() >= deadline:
                         self._pause()
                         return
-        except (LinkError, hiredis.HiredisError) as exc:
+            if self._unfinished > self.reply_most:
+                raise LinkError(f"Redis sent more than {self.reply_most} bytes that belong to one reply")
+        except LinkError as exc:
             self.fail(str(exc))
         else:
             self._resume()
@@ -435,8 +459,15 @@ async def _log_in(wire: Wire, address: Address) -> dict[str, str]:
 
 def public(reply: object) -> str:
     """A reply of Redis for people: bounded, and without control characters."""
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
-    return ascii(text[:200])[1:-1]
+    if isinstance(reply, bytes):
+        text = reply[:SHOWN_MOST].decode("utf-8", "replace")
+    else:
+        text = str(reply) if isinstance(reply, str | int | float | Exception) else _SHORT.repr(reply)
+    return ascii(text[:SHOWN_MOST])[1:-1]
+
+
+_SHORT = Repr()  # of a list of a million replies it writes the first few
+_SHORT.maxother = _SHORT.maxstring = SHOWN_MOST
 
 
 def _why_hello_failed(error: str, address: Address) -> str:
