@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.servers import RedisServer, eventually, free_port
+from tests.servers import RedisServer, eventually, free_port, serving
 from tests.test_link import certificate, linked
+from wsd.config import Settings
 from wsd.redis.address import parse_address
 from wsd.redis.tls import TLS, check_options
 
@@ -214,6 +215,17 @@ async def test_a_renewed_certificate_is_used_when_the_link_is_made_again(
         (tmp_path / "key.pem").write_text("half")
         server("CLIENT", "KILL", "TYPE", "pubsub")
         await eventually(lambda: recorder.count("gap") == 2)
+
+
+async def test_a_reload_reads_renewed_files_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    certificate(tmp_path)
+    url = f"rediss+cluster://127.0.0.1:{free_port()},127.0.0.1:{free_port()}?ssl_ca_certs={tmp_path}/cert.pem"
+    async with serving(url, wait=False) as worker:
+        caplog.clear()
+        os.utime(tmp_path / "cert.pem", ns=(1, 1))
+        worker.reload(lambda: Settings.model_validate({"auth": "none", "redis_url": url}))
+    assert caplog.text.count("read the files for TLS to Redis again") == 1
 
 
 async def test_sentinels_and_nodes_use_renewed_files_too(tmp_path: Path) -> None:

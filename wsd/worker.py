@@ -28,7 +28,7 @@ from wsd.fanout import Bounds, Fanout
 from wsd.gateway import POLITE_REFUSALS, Gateway
 from wsd.logs import BoundedLogger, set_level
 from wsd.metrics import Metrics, registry
-from wsd.redis.address import parse_deployment
+from wsd.redis.address import addresses, parse_deployment
 from wsd.redis.channels import Events
 from wsd.redis.source import make_source
 from wsd.session import Limits
@@ -213,6 +213,8 @@ class Worker:
             logger.error("reload failed, the old key and log level stay: %s", "; ".join(exc.mistakes))
         else:
             set_level(settings.log_level)
+            for tls in {server.tls for server in addresses(self._deployment) if server.tls is not None}:
+                tls.renewed()  # the next connection would look too; who sends SIGHUP wants to hear of it now
             logger.info("reloaded the key and the log level (%s); other settings need a restart", settings.log_level)
 
     # Between the parts. The table and the source know each other; the table is made first.
