@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsd.logs import BoundedLogger, JSONFormatter, set_level, setup
+from wsd.logs import BoundedLogger, JSONFormatter, fields, set_level, setup
 
 NASTY = [
     "two\nlines",
@@ -223,3 +223,70 @@ def test_a_bug_that_recurs_is_logged_with_one_traceback(bounded: Bounded) -> Non
     assert bounded.caplog.text.count("Traceback") == 1
     assert "ERROR" in bounded.caplog.text
     assert "a message of 5 bytes" in bounded.caplog.text
+
+
+def test_a_kind_of_one_client_does_not_silence_it_of_another(bounded: Bounded) -> None:
+    for client in ("192.0.2.1", "192.0.2.2"):
+        bounded.logger.warning("forged", "of %s", client, client=client)  # noqa: PLE1205
+        bounded.logger.warning("forged", "of %s", client, client=client)  # noqa: PLE1205
+    assert bounded.caplog.messages == ["of 192.0.2.1", "of 192.0.2.2"]
+
+
+def test_what_was_left_out_is_said_although_no_more_comes(bounded: Bounded) -> None:
+    for _ in range(5):
+        bounded.logger.warning("forged", "x", client="192.0.2.1")  # noqa: PLE1205
+    bounded.now = 1.9
+    bounded.logger.tick()
+    assert bounded.caplog.messages == ["x"]
+    bounded.now = 2.0
+    bounded.logger.tick()
+    assert bounded.caplog.messages == ["x", "4 more of this kind since the last line of 192.0.2.1: forged"]
+    bounded.now = 100.0
+    bounded.logger.tick()
+    bounded.logger.flush()
+    assert len(bounded.caplog.messages) == 2
+
+
+def test_what_was_left_out_is_said_at_the_end(bounded: Bounded) -> None:
+    assert bounded.warn("forged", times=3) == ["forged of 'ann'"]
+    bounded.logger.flush()
+    assert bounded.caplog.messages[1:] == ["2 more of this kind since the last line of its kind: forged"]
+
+
+def test_many_addresses_make_bounded_lines_and_hide_no_other_kind(bounded: Bounded) -> None:
+    for second in range(10):
+        bounded.now = float(second)
+        for number in range(1000):
+            bounded.logger.warning("forged", "forged", client=f"2001:db8::{second}:{number}")  # noqa: PLE1205
+    lines = bounded.caplog.messages
+    assert 100 <= lines.count("forged") <= 130
+    assert bounded.warn("full") == ["full of 'ann'"]
+    bounded.logger.flush()
+    left_out = bounded.caplog.messages[-1]
+    said = [int(line.split(" ")[0]) for line in [*lines, left_out] if " more were not logged" in line]
+    assert sum(said) + lines.count("forged") == 10_000
+    assert left_out.endswith("of the kind forged")
+
+
+def test_a_client_that_chooses_kinds_makes_bounded_lines_and_memory(bounded: Bounded) -> None:
+    for second in range(10):
+        bounded.now = float(second)
+        for number in range(1000):
+            bounded.logger.warning(f"kind {second} {number}", "x", client="192.0.2.1")
+    assert bounded.caplog.messages.count("x") <= 350
+    bounded.now = 20.0
+    bounded.caplog.clear()
+    bounded.logger.tick()
+    (line,) = bounded.caplog.messages
+    assert len(line) < 2000
+    assert "of the kind other" in line
+
+
+def test_fields_are_members_of_the_json_object_and_hide_none(log: Callable[[], str]) -> None:
+    setup("info", "json")
+    values = {"topic": "a\nb", "code": 4008, "message": "not this", "odd": {1}}
+    logging.getLogger("wsd.x").info("it says %s", "so", extra=fields(**values))
+    BoundedLogger(logging.getLogger("wsd.x")).warning("kind", "refused", client="192.0.2.1", peer="192.0.2.1:5")
+    first, second = entries(log())
+    assert (first["topic"], first["code"], first["message"], first["odd"]) == ("a\nb", 4008, "it says so", "{1}")
+    assert (second["message"], second["peer"]) == ("refused", "192.0.2.1:5")

@@ -14,6 +14,7 @@ doesn't hold the loop; a client above its request rate isn't read from until it 
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -371,10 +372,18 @@ class Connection(Writer):
     def _reply(self, reply: Reply) -> None:
         if reply.refusal:
             self._shared.metrics.refused_requests[reply.refusal] += 1
+            subject = self.session.subject if self.session else ""
             self._shared.refusals.warning(
-                reply.refusal,
+                # A refused token has other remedies than a missing one; both are unauthorized. The reason holds
+                # numbers that differ each time: "expired 3.2 s ago".
+                re.sub(r"\d[\d.]*", "N", f"{reply.refusal}: {reply.reason}" if reply.reason else reply.refusal),
                 "refused a request of %a at %s: %s %a",
-                *(self.session.subject if self.session else "", self.peer, reply.refusal, reply.reason),
+                *(subject, self.peer, reply.refusal, reply.reason),
+                client=self._client(subject),
+                peer=self.peer,
+                subject=subject,
+                code=reply.refusal,
+                reason=reply.reason,
             )
         frame = text_frame(reply.payload)
         if self._outgoing is None:
@@ -387,6 +396,11 @@ class Connection(Writer):
         """The client's address, for the log."""
         address = self.transport.get_extra_info("peername")
         return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unknown"
+
+    def _client(self, subject: str) -> str:
+        """Who it is, for a bound on lines about one client: its address and its token's ``sub``."""
+        address = self.peer.rpartition(":")[0]
+        return f"{subject!a} at {address}" if subject else address
 
     # Writing.
 
@@ -412,13 +426,19 @@ class Connection(Writer):
     def _give_up(self, bound: str) -> None:
         """End a connection that can't keep up. ``bound`` is the one that it passed: bytes or age."""
         shared = self._shared
+        subject = self.session.subject if self.session else ""
         shared.metrics.slow_consumers[bound] += 1
         shared.metrics.dropped_bytes += self.backlog_bytes
         shared.refusals.warning(
             "slow consumer",
             "closing the slow consumer %a at %s: %d bytes wait for it, the oldest for %.1f s",
-            *(self.session.subject if self.session else "", self.peer),
-            *(self.backlog_bytes, self.backlog_age),
+            *(subject, self.peer, self.backlog_bytes, self.backlog_age),
+            client=self._client(subject),
+            peer=self.peer,
+            subject=subject,
+            code=int(Close.SLOW_CONSUMER),
+            bytes=self.backlog_bytes,
+            seconds=round(self.backlog_age, 1),
         )
         self._drop_backlog()
         # The close frame goes behind the portion in progress: that consists of whole frames.

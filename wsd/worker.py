@@ -18,7 +18,7 @@ from time import monotonic
 
 import uvloop
 
-from wsd import __version__, systemd
+from wsd import __version__, logs, systemd
 from wsd.admin import Admin
 from wsd.auth import Authenticator, JWTAuthenticator, OpenAuthenticator
 from wsd.config import Settings
@@ -119,7 +119,7 @@ class Worker:
                 on_lost=self.topics.unconfirm,
             ),
         )
-        self._sweep = Sweep(loop.time, self.metrics.loop_lag_seconds.observe)
+        self._sweep = Sweep(loop.time, self._tick)
         self.gateway = Gateway(_connection_limit(settings.max_connections), self.metrics)
         self._admin = Admin(registry(self.metrics, self._gauges), self.unready, self._describe_links)
 
@@ -186,6 +186,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        logs.flush()
         logger.info("stopped")
 
     # Signals.
@@ -232,6 +233,10 @@ class Worker:
         if gap and self._settings.gap_notices:
             self._fanout.announce_gap(channel)
         self.topics.confirm(channel)
+
+    def _tick(self, late: float) -> None:
+        self.metrics.loop_lag_seconds.observe(late)
+        logs.tick()
 
     def unready(self) -> str:
         """Why clients should be sent elsewhere, or ``""`` if they should come."""

@@ -364,7 +364,11 @@ class Channels:
         channel = channels[0]
         if channel not in self.wanted:
             return
-        refusals.warning("channel", "Redis refuses the channel %a: %s", channel, public(reason))
+        refusals.warning(
+            *("channel", "Redis refuses the channel %a: %s", channel, public(reason)),
+            channel=ascii(channel)[2:-1],
+            reason=public(reason),
+        )
         self._tell(self._events.on_refused, channel, "Redis does not permit this topic; ask the operator")
         if channel in self.wanted:  # it has listeners, from before the permission was taken away
             self.gapped.pop(channel, None)
