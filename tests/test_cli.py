@@ -279,6 +279,13 @@ def test_help_names_every_flag_with_its_default() -> None:
         (["tail", "chat", "--url", "http://x"], "expected ws://HOST:PORT"),
         (["tail", "chat", "--url", "ws://x:port"], "expected ws://HOST:PORT"),
         (["tail", "chat", "--url", "ws://a..b"], "expected ws://HOST:PORT"),
+        (["tail", "chat", "--url", "ws://%zz"], "expected ws://HOST:PORT"),
+        (["tail", "chat", "--url", "ws://a b"], "white space"),
+        (["tail", "chat", "--url", "ws://a\n"], "a control character"),
+        (["tail", "chat", "--url", "ws://a:0"], "port 0"),
+        (["tail", "chat", "--url", ""], "expected ws://HOST:PORT"),
+        (["tail", "chat", "--url", "ws://[::1"], "expected ws://HOST:PORT"),
+        (["tail", "chat", "--url", "localhost:3000"], "did you mean ws://localhost:3000?"),
         (["tail", "chat", "--port", "0"], "--url"),
         (["token", "--expires", "1"], "'1' is not a number and s, m, h or d"),
         (["token", "--expires", "0s"], "'0s' is not"),
@@ -542,6 +549,13 @@ def test_publish_from_standard_input(redis: RedisServer, start_daemon: StartDaem
         received = client.out.text.splitlines()
     assert received[:4] == ["{}", '""', json.dumps(base64.b64encode(b"\x00\xff\r").decode()), '"café"']
     assert received[4:] == [f'"{"x" * 200_000}"', *map(str, range(3000)), '"end"']
+
+
+def test_publish_says_that_standard_input_cannot_be_read(redis: RedisServer) -> None:
+    command = [sys.executable, "-m", "wsd", "publish", "chat", "--redis-url", redis.url]
+    with open(os.devnull, "wb") as unreadable:
+        done = subprocess.run(command, stdin=unreadable, capture_output=True, env=environment(), cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (1, b"wsd: can't read standard input: Bad file descriptor\n")
 
 
 def test_publish_does_not_hold_back_lines(redis: RedisServer, topic: str) -> None:
@@ -1394,6 +1408,9 @@ def test_what_dev_tells_to_type_works_as_it_stands(taken: bool) -> None:
         if taken:
             assert dev.err.text.count("is taken; using a free one") == 2
             assert dev.redis_port != 6379
+            assert "port 6379 is taken, perhaps by another Redis, which wsd dev leaves alone" in dev.err.text
+            assert f"--redis-url redis://127.0.0.1:{dev.redis_port}" in dev.commands[1]
+            assert "without --redis-url it would publish at port 6379, which is another server's" in dev.out.text
         tail_command, publish_command, redis_command = dev.commands
         client = stack.enter_context(Program(tail_command))
         client.err.wait_for("subscribed to")

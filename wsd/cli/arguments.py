@@ -75,7 +75,8 @@ second signal stops at once. SIGHUP reads the key and the log level anew.
 DEV = """\
 The daemon on 127.0.0.1 without authentication, with text logs and without a
 drain, and a Redis-compatible server of its own on port 6379 or, where that is
-taken, a free one. Prints what to type next. Not for production.
+taken, a free one; then `wsd publish` needs the --redis-url that it prints.
+Prints what to type next. Not for production.
 
 With a redis_url given (WSD_REDIS_URL, --redis-url, the TOML file) it uses that
 Redis. Of host, auth and log_format only the flags count here.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wsd.cli.arguments import DEV_SETTINGS, settings
-from wsd.cli.embedded import EmbeddedRedis
+from wsd.cli.embedded import PORT, EmbeddedRedis
 from wsd.cli.output import write
 from wsd.cli.signing import signs_with_shared_secret
 from wsd.cli.tail import server_url
@@ -60,7 +60,14 @@ def run(args: Namespace) -> int:
         embedded = "redis_url" not in given
         if embedded:
             redis = stack.enter_context(EmbeddedRedis())
-            changes["redis_url"] = RedisUrl(f"redis://127.0.0.1:{redis.port}/0")
+            changes["redis_url"] = url = RedisUrl(f"redis://127.0.0.1:{redis.port}/0")
+            if redis.port != PORT:
+                logger.warning(
+                    "port %d is taken, perhaps by another Redis, which wsd dev leaves alone: its own is at %s. Publish"
+                    " there, with --redis-url or WSD_REDIS_URL. To use the other one: wsd dev --redis-url"
+                    " redis://127.0.0.1:%d",
+                    *(PORT, url.get_secret_value(), PORT),
+                )
         # Everything in `changes` is valid; a copy isn't validated again.
         chosen = chosen.model_copy(update=changes)
 
@@ -115,6 +122,9 @@ def hints(chosen: Settings, port: int, program: str, *, embedded: bool) -> str:
     private = any(server.password or server.username or server.tls for server in addresses(deployment))
     if not private and deployment != parse_deployment(defaults["redis_url"].default.get_secret_value()):
         publish += ["--redis-url", url]
+    note = " (with the same settings for redis_url)" if private else ""
+    if embedded and "--redis-url" in publish:
+        note = f" (without --redis-url it would publish at port {PORT}, which is another server's)"
     command = None if private else _redis_cli(deployment, chosen, embedded=embedded)
     return "\n".join(
         (
@@ -124,7 +134,7 @@ def hints(chosen: Settings, port: int, program: str, *, embedded: bool) -> str:
             "",
             f"    {program} tail {shlex.join(tail)}",
             "",
-            f"In a third, a publisher{' (with the same settings for redis_url)' if private else ''}:",
+            f"In a third, a publisher{note}:",
             "",
             f"    {program} publish {shlex.join(publish)}",
             *((f"    {command}",) if command else ()),

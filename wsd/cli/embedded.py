@@ -17,7 +17,7 @@ from typing import Self
 
 from wsd.errors import StartupError
 
-__all__ = ["EmbeddedRedis"]
+__all__ = ["PORT", "EmbeddedRedis"]
 
 PORT = 6379  # Redis's own; what redis-cli and the settings expect
 

@@ -256,7 +256,7 @@ class _Sentinels(sentinel.Sentinel):
 def payloads(descriptor: int) -> Iterator[list[bytes]]:
     """Read lines without their ends, in batches of what is there: a slow writer's lines are not held back."""
     unfinished: list[bytes] = []  # the pieces of the last line
-    while chunk := os.read(descriptor, CHUNK):
+    while chunk := _read(descriptor):
         first, *others = chunk.split(b"\n")
         unfinished.append(first)
         if others:
@@ -265,6 +265,13 @@ def payloads(descriptor: int) -> Iterator[list[bytes]]:
             unfinished = [last]
     if last := b"".join(unfinished):
         yield [last]
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, CHUNK)
+    except OSError as exc:  # a directory, or a descriptor that is closed
+        raise CommandError(f"can't read standard input: {exc.strerror}") from None
 
 
 def _why(exc: Exception, deployment: Deployment) -> str:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
@@ -36,6 +37,7 @@ from wsd.cli.signing import sign, signs_with_shared_secret
 from wsd.config import Settings, is_loopback
 from wsd.errors import CommandError, RequestError
 from wsd.protocol import check_topic
+from wsd.redis.address import check_host
 
 __all__ = ["Tail", "cut", "run", "server_url"]
 
@@ -69,7 +71,7 @@ def run(args: Namespace) -> int:
     for topic in args.topics:
         _check(topic)
     chosen = settings(args, defaults={"auth": "none"})  # it needs no key
-    url = args.url or _default_url(chosen)
+    url = _default_url(chosen) if args.url is None else args.url
     uri = _parse(url)
     topics = list(dict.fromkeys(args.topics))
     tail = Tail(
@@ -377,13 +379,23 @@ def _default_url(chosen: Settings) -> str:
 
 
 def _parse(url: str) -> WebSocketURI:
+    wanted = "expected ws://HOST:PORT or wss://HOST"
+    if not url.isprintable() or " " in url:
+        raise CommandError(f"url: white space or a control character in it; {wanted}", status=2)
     try:
         uri = parse_uri(url)
-        uri.host.encode("idna")  # as resolving it does
+        port = urlsplit(url).port
     except InvalidURI as exc:
-        raise CommandError(f"url: {exc.msg}; expected ws://HOST:PORT or wss://HOST", status=2) from None
-    except ValueError:  # a port that is none, brackets that don't close, a name of a host that can't be one
-        raise CommandError("url: expected ws://HOST:PORT or wss://HOST", status=2) from None
+        hint = f"; did you mean ws://{url}?" if re.fullmatch(r"[\w.-]+(:[0-9]+)?", url) else ""
+        raise CommandError(f"url: {exc.msg}; {wanted}{hint}", status=2) from None
+    except ValueError:  # a port that is none, brackets that don't close
+        raise CommandError(f"url: {wanted}", status=2) from None
+    if port == 0:  # which the library takes for none
+        raise CommandError(f"url: nobody listens on port 0; {wanted}", status=2)
+    try:
+        check_host(uri.host)
+    except ValueError as exc:
+        raise CommandError(f"url: allowed: {exc}; {wanted}", status=2) from None
     return uri
 
 
