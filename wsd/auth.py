@@ -8,7 +8,7 @@ in this order, so that whoever has no key causes little work and learns nothing:
 3. its signature,
 4. only then its claims.
 
-PyJWT verifies the signatures, but doesn't take the token apart, for two reasons. ``jwt.decode`` looks at every
+PyJWT verifies the signatures, but doesn't take the token apart, for two reasons. ``jwt.decode`` (2.15) looks at every
 character in Python before it looks at the signature: a bogus token of 12 KB takes it 507 µs of CPU on an AMD EPYC, here
 18 µs, and a good one of 200 bytes 27 µs, here 12 µs. And its exceptions don't say which rule a claim breaks. A test
 holds every token that is accepted here to ``jwt.decode``.
