@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
@@ -45,12 +47,18 @@ def test_every_form_of_a_value() -> None:
     [
         ("host", ["", "a b", "[::1]", "a,b", "a\nb", "http://x", 7]),
         ("port", ["", "-1", "65536", "http", "1.5", True, None, [1]]),
-        ("redis_heartbeat", ["0", "-1", "nan", "inf", "86401", "5s", "", True]),
+        (
+            "redis_heartbeat",
+            ["0", "-1", "nan", "inf", "86401", "5s", "", True, "1e400", "1e-400", "\u0665", "\u00bd", "yes"],
+        ),
+        ("ping_interval", ["1e-300", "0.0009", 1e-300, math.nan, math.inf, -math.inf, 10**400, [5], {}]),
         ("redis_url", ["", "http://h", "redis://", "redis://h#x", "redis+sentinel://h", "redis+cluster://h,", 5]),
         ("pubsub", ["", "shard", True, 1]),
         ("channel_prefix", ["_", "__key", "a b", "a\tb", "a\u00a0b", "x" * 257, "\udcff", 1]),
         ("auth", ["", "jwt2", True, 1]),
-        ("jwt_audience", ["", 5, "\udcff"]),
+        ("jwt_audience", ["", 5, "\udcff", " ", " wsd", "wsd ", "wsd\n", "a\nb", "\ufeffwsd", ["wsd"]]),
+        ("jwt_issuer", ["https://issuer.example/\r\n", "\tme"]),
+        ("jwt_key_file", ["", " ", 5, True]),
         ("jwt_leeway", ["-1", "301", "nan"]),
         ("require_topics_claim", ["maybe", "", 2]),
         ("jwt_algorithms", ["", ",", "none", "hs256", "HS256,RS256", "HS256,none", 5, [5]]),
@@ -59,7 +67,10 @@ def test_every_form_of_a_value() -> None:
             ["*", "https://*.example.org", "https://a.org/", "a.org", "https://a.org/x", "https://", 5],
         ),
         ("max_connections", ["-1", "10000001", "x"]),
-        ("max_message_size", ["1023", "2GiB", "64KiB or so", "-5", "64 apples", "", "1e5", True, 5000.5]),
+        (
+            "max_message_size",
+            ["1023", "2GiB", "64KiB or so", "-5", "64 apples", "", "1e5", "\u0663MiB", "nan", "inf", True, 5000.5],
+        ),
         ("max_request_rate", ["-1", "inf", "x"]),
         ("max_topics", ["0", "x"]),
         ("drain_seconds", ["-0.1", "inf"]),

@@ -195,6 +195,10 @@ def test_a_file_that_is_not_toml_is_one_mistake_with_its_place(tmp_path: Path) -
     assert line.endswith("(at line 2, column 8)")
     file.write_bytes(b"port = 1\nhost = '\xff'")
     assert mistake(config=file) == f"config: '{file}' is not UTF-8 text (at line 2, column 9)"
+    file.write_bytes(b"\xef\xbb\xbfport = 1\r\n")
+    assert mistake(config=file).startswith(f"config: '{file}' begins with a byte order mark")
+    file.write_text("port = 1\nport = 2\n")
+    assert mistake(config=file) == f"config: '{file}' is not TOML: Cannot overwrite a value (at line 2, column 9)"
 
 
 def test_a_table_in_the_file_is_a_mistake(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ __all__ = [
 
 DAY = 86_400  # seconds; no time here is meant to be longer, and a timer can carry it
 
+SHORTEST = 0.001  # seconds; no timer is more precise
+
 MAX_GIVEN = 80  # characters of a refused value that a mistake repeats: enough to recognise it, and one line
 
 
@@ -96,7 +98,14 @@ def _items(value: object) -> object:
 
 def _size(value: object) -> object:
     # ByteSize looks at the start only and takes "64KiB or so" for 64KiB.
-    if isinstance(value, str) and not re.fullmatch(r"\s*\d+(\.\d+)?\s*([kmgt]i?)?b?\s*", value, re.IGNORECASE):
+    if isinstance(value, str) and not re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*([kmgt]i?)?b?\s*", value, re.IGNORECASE):
+        raise ValueError
+    return value
+
+
+def _not_blank(value: object) -> object:
+    # An empty path is the working directory. What left the variable empty was seldom meant.
+    if isinstance(value, str) and not value.strip():
         raise ValueError
     return value
 
@@ -107,6 +116,20 @@ def _size(value: object) -> object:
 def _solid(value: str) -> str:
     if not value.isprintable() or " " in value:
         raise ValueError
+    return value
+
+
+def _bare(value: str | None) -> str | None:
+    # A line end or a blank that a file or a shell added would match no token.
+    if value is not None and (value != value.strip() or not value.isprintable()):
+        raise ValueError("a text without white space around it and without control characters")
+    return value
+
+
+def _timer(value: float) -> float:
+    # 1e-300 is a number, but as an interval it is a busy loop.
+    if value < SHORTEST:
+        raise ValueError(f"seconds, {SHORTEST:g} or more")
     return value
 
 
@@ -151,13 +174,18 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
 # The kinds
 
 Switch = Annotated[bool, Allowed("true or false")]
-Text = Annotated[str | None, Field(min_length=1), Allowed("a text that is not empty")]
+Text = Annotated[str | None, Field(min_length=1), AfterValidator(_bare), Allowed("a text that is not empty")]
 
 Count = Annotated[int, Field(ge=1, le=10**6), Allowed("a whole number from 1 to 1000000")]
 CountOrNone = Annotated[int, Field(ge=0, le=10**7), Allowed("a whole number from 0 to 10000000")]
 Rate = Annotated[float, Field(ge=0, le=10**6, allow_inf_nan=False), Allowed("a number from 0 to 1000000")]
 
-Seconds = Annotated[float, Field(gt=0, le=DAY, allow_inf_nan=False), Allowed("seconds, more than 0 and up to 86400")]
+Seconds = Annotated[
+    float,
+    Field(gt=0, le=DAY, allow_inf_nan=False),
+    AfterValidator(_timer),
+    Allowed("seconds, more than 0 and up to 86400"),
+]
 SecondsOrNone = Annotated[float, Field(ge=0, le=DAY, allow_inf_nan=False), Allowed("seconds from 0 to 86400")]
 Leeway = Annotated[float, Field(ge=0, le=300, allow_inf_nan=False), Allowed("seconds from 0 to 300")]
 
@@ -200,7 +228,7 @@ Algorithms = Annotated[
     Allowed(f"a comma list of {', '.join(ALGORITHMS)}, HS* not together with others"),
 ]
 Key = Annotated[SecretStr | None, Allowed("a shared secret of 32 bytes or more, or a PEM public key")]
-KeyFile = Annotated[Path | None, Allowed("the path of a file that can be read")]
+KeyFile = Annotated[Path | None, BeforeValidator(_not_blank), Allowed("the path of a file that can be read")]
 
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],

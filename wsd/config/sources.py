@@ -199,6 +199,10 @@ def _read_toml(path: Path | str) -> Mapping[str, object]:
         if not Path(path).is_file():
             os.stat(path)
             raise OSError(None, "not a file")
+        with Path(path).open("rb") as file:
+            if file.read(3) == b"\xef\xbb\xbf":
+                mark = "begins with a byte order mark, as editors on Windows write it: save it as UTF-8 without one"
+                raise SettingsError([f"config: {shown} {mark}"])
         return TomlConfigSettingsSource(Settings, toml_file=Path(path)).toml_data
     except UnicodeDecodeError as exc:
         line = exc.object.count(b"\n", 0, exc.start) + 1
