@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_redis_guide import bulk
+from wsd.cli import main
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
 from wsd.redis.address import Address, Cluster, Deployment, Sentinel, Standalone
@@ -392,3 +393,25 @@ def test_what_is_shown_of_a_reply_is_bounded_and_plain() -> None:
     for reply in ([[b"x" * 1000] * 1000] * 1000, b"\x1b" * 10_000_000, {b"k" * 999: [1]}, math.inf, None, "x" * 999):
         shown = public(reply)
         assert len(shown) <= 1000 and shown.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (bulk("redis..svc", 6379), "announces a server at host 'redis..svc', which can't be"),
+        (bulk("127.0.0.1", 70_000), "port '70000', which can't be"),
+        (bulk("127.0.0.1", "x"), "no Sentinel says where m is: 127.0.0.1:"),
+        (bulk(b"\xff", 6379), "which can't be; allowed: UTF-8"),
+    ],
+)
+async def test_wsd_publish_refuses_a_place_that_can_t_be(
+    told: bytes, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    liar = Liar(b"")
+    await liar.listen()
+    liar.right["GET-MASTER-ADDR-BY-NAME"] = told
+    liar.connections = 1000  # no step of it is rubbish
+    monkeypatch.setenv("WSD_REDIS_URL", f"redis+sentinel://127.0.0.1:{liar.port}/m")
+    assert await asyncio.to_thread(main, ["publish", "topic", "x"]) == 1
+    await liar.close()
+    assert words in capsys.readouterr().err

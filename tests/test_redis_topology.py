@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from tests.servers import RedisServer
+from tests.servers import PATIENCE, RedisServer
+from tests.test_link import needs_sharding
 from wsd.errors import LinkError
 from wsd.redis import topology as topology_module
 from wsd.redis.address import Address, parse_address
@@ -142,6 +143,23 @@ async def test_who_does_not_tell_is_named(answers: tuple[bytes, ...], words: str
     assert words in str(caught.value)
     assert f"no node of the cluster tells its topology ({address}: " in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@needs_sharding
+async def test_nodes_that_should_have_host_names_and_have_none_are_reached_by_address(
+    make_redis: Callable[..., RedisServer],
+) -> None:
+    options = ("--cluster-enabled", "yes", "--cluster-preferred-endpoint-type", "hostname")
+    first, second = (make_redis(*options) for _ in range(2))
+    first("CLUSTER", "ADDSLOTSRANGE", 0, 99)
+    second("CLUSTER", "ADDSLOTSRANGE", 100, SLOTS - 1)
+    first("CLUSTER", "MEET", "127.0.0.1", second.port)
+    nodes = Nodes((parse_address(first.url),), 5.0)
+    expected = {("127.0.0.1", first.port), ("127.0.0.1", second.port)}
+    async with asyncio.timeout(PATIENCE):
+        while set((topology := await nodes.ask()).masters) != expected:  # noqa: ASYNC110 - nodes tell it each other
+            await asyncio.sleep(0.02)
+    assert topology.problem == ""
 
 
 async def test_a_single_redis_is_no_cluster(redis: RedisServer) -> None:

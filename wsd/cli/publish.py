@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from wsd.cli.arguments import settings
 from wsd.cli.output import say, write
-from wsd.errors import CommandError, RequestError
+from wsd.errors import CommandError, LinkError, RequestError
 from wsd.protocol import check_topic
 from wsd.redis.address import (
     Address,
@@ -30,6 +30,7 @@ from wsd.redis.address import (
     parse_deployment,
     tls_options,
 )
+from wsd.redis.place import told_place
 
 __all__ = ["payloads", "run"]
 
@@ -67,7 +68,8 @@ def run(args: Namespace) -> int:
                 say("each line is a payload; Ctrl-D ends")
             for batch in payloads(STDIN):
                 publisher.publish(batch)
-    except (redis.RedisError, OSError) as exc:
+    # A ValueError is how redis-py says that an answer can't be read.
+    except (redis.RedisError, LinkError, OSError, ValueError) as exc:
         after = f"; {publisher.published} payloads were published before" if publisher.published else ""
         raise CommandError(f"{_why(exc, publisher.deployment)}{after}") from None
     write(publisher.report(many=args.payload is None))
@@ -137,7 +139,7 @@ class Publisher:
         # A Cluster that doesn't know a node's name leaves it to us to stay with this one's.
         host = self._node.host if moved.host in ("", "?") else moved.host
         self._client.close()
-        self._node = self._node.at(host, moved.port)
+        self._node = self._node.at(*told_place(host, moved.port))
         self._client = self._server(self._node, TIMEOUT)
 
     # Where to
@@ -243,12 +245,12 @@ class _Sentinels(sentinel.Sentinel):
             place = f"{options['host']}:{options['port']}"
             try:
                 master = client.sentinel_get_master_addr_by_name(service_name)
-            except redis.RedisError as exc:
+            except (redis.RedisError, ValueError) as exc:
                 answers.append(f"{place}: {exc}")
             else:
                 if isinstance(master, tuple):
                     host, port = master
-                    return host.decode() if isinstance(host, bytes) else host, port
+                    return told_place(host, port)
                 answers.append(f"{place} does not know it")
         raise sentinel.MasterNotFoundError(f"no Sentinel says where {service_name} is: {'; '.join(answers)}")
 

@@ -27,11 +27,11 @@ def told_place(host: Reply, port: Reply) -> Place:
         check_host(name)
     except ValueError as exc:  # UnicodeDecodeError is one
         wanted = "UTF-8" if isinstance(exc, UnicodeDecodeError) else exc
-        raise LinkError(f"it announces a server at host {public(host)!r}, which can't be; allowed: {wanted}") from None
+        raise LinkError(f"it announces a server at host '{public(host)}', which can't be; allowed: {wanted}") from None
     number = told_number(port)
     if number is None or not 1 <= number <= 65535:
         raise LinkError(
-            f"it announces a server at host {public(host)!r} and port {public(port)!r}, which can't be;"
+            f"it announces a server at host '{public(host)}' and port '{public(port)}', which can't be;"
             " allowed: a port from 1 to 65535"
         )
     return name, number
