@@ -214,6 +214,9 @@ def _summary(result: Result) -> str:
         parts += [f"{result['rate']:,.0f}/s", f"{cost:.2f} µs CPU each"]
         if (p99 := result["latency_us"]["p99"]) is not None:
             parts.append(f"p99 {p99 / 1000:.1f} ms")
+    elif result["kind"] == "burst":
+        parts += [f"{result['seconds']:.2f} s", f"longest stop {1000 * result['stops']['longest']:.1f} ms"]
+        parts += [f"memory +{result['memory_growth'] / 2**20:.1f} MiB", f"CPU {result['cpu']:.2f} s"]
     else:
         parts += [f"{result['setup']['subscribed']:,} subscribed in {result['setup']['seconds']:.2f} s"]
         if cost := result["setup"]["cpu_per_session_us"]:

@@ -20,7 +20,7 @@ from typing import Any, Self
 from bench.publisher import Order
 from bench.shard import Plan
 
-__all__ = ["GeneratorError", "Publisher", "Shard", "pinned"]
+__all__ = ["GeneratorError", "Publisher", "Shard", "Stops", "pinned"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where ``bench`` and ``wsd`` can be imported from."""
@@ -179,3 +179,17 @@ class Publisher(Child):
     def result(self) -> dict[str, Any]:
         """Wait for the end; return what was done, see :func:`bench.publisher.publish`."""
         return self.hear(self._order.seconds * 2 + 30)
+
+
+class Stops(Child):
+    """Looks how long the loop of a server stands still: see :mod:`bench.stops`."""
+
+    def __init__(self, port: int, cores: Collection[int] = ()) -> None:
+        super().__init__("bench.stops", cores)
+        self.say({"port": port})
+        self.hear(15)
+
+    def result(self) -> dict[str, Any]:
+        """Stop looking; return what was found."""
+        self.say({})
+        return self.hear(75)

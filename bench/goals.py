@@ -76,6 +76,11 @@ _TRIED_TOPICS = (
     "frames of one connection are joined across all topics of a pass. A client of one topic has nothing to join until "
     "its topic has several messages in a pass; from then on the limit is what taking and framing one message costs."
 )
+_TRIED_STOP = (
+    "reading, sorting and writing are cut into slices of 2 ms. What comes on top is one step of each (a write of 64 "
+    "KiB takes 20 to 50 µs, and there are at most 9 of them between two looks at the clock), the requests of clients, "
+    "and whoever else uses the server's core."
+)
 _TRIED_STORM = (
     "requests handled without a task, no keepalive task, the collector frozen. Of what is left, the library's "
     "handshake and frames are 30 %, PyJWT 20 to 28 %, write(2) 13 %, the collector 3 %, random numbers 2 %; without "
@@ -237,6 +242,33 @@ def _topics_note(wsd: Sequence[Result], naive: Sequence[Result]) -> str:
     return "; ".join([*said, *filter(None, [_notes(wsd)])])
 
 
+def _bursts(results: Sequence[Result]) -> Iterator[Goal]:
+    for row in ("burst", "stalled"):
+        for topics in _values(results, row, "topics"):
+            found = pick(results, row, "wsd", topics=topics)
+            one = found[0] if found else None
+            if one is None:
+                continue
+            others = f" and {one['stalled']} that don't read" if one["stalled"] else ""
+            work = (
+                f"{one['messages']:,} messages at once over {topics} topics, to {one['load']['connections']:,}"
+                f" on {one['load']['topics_each']} of them{others}"
+            )
+            stop = _median(found, "stops", "longest")
+            note = "" if stop is None else f"the loop answered after {1000 * stop:.1f} ms at the most"
+            yield Goal(
+                work,
+                "longest stop of the loop",
+                None if stop is None else 1000 * stop,
+                20,
+                "ms",
+                note=note,
+                attempts=_TRIED_STOP,
+            )
+            yield Goal(work, "memory at the most", _ratio(_median(found, "memory_growth"), MIB), 64, "MiB")
+            yield Goal(work, "messages lost, duplicated or out of order", _bad(found), 0)
+
+
 def _storm(results: Sequence[Result]) -> Iterator[Goal]:
     work = "10,000 clients connect, authorize and subscribe at once"
     wsd = pick(results, "storm", "wsd")
@@ -276,6 +308,7 @@ _RULES: tuple[Callable[[Sequence[Result]], Iterator[Goal]], ...] = (
     _joined,
     _round,
     _topics,
+    _bursts,
     _storm,
     _memory,
     _soak,

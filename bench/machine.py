@@ -54,6 +54,14 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total
 
 
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had resident: since it started, or since that was forgotten."""
+    for line in _read(Path(f"/proc/{pid}/status")).splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def descriptors(pids: Iterable[int]) -> int:
     """Open descriptors of these processes."""
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)

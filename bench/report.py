@@ -60,6 +60,7 @@ def render(document: dict[str, Any]) -> str:
             _section("Latency, publish to receive", _latencies(results)),
             _section("Connections: memory, and a storm of them", _connections(results)),
             _section("Topics", _topics(results)),
+            _section("Bursts", _bursts(results)),
             _section("Soak", _soaks(results)),
             "<h2>All measurements</h2>",
             EXPLANATION,
@@ -287,6 +288,18 @@ def _topics(results: Sequence[Result]) -> list[str]:
         title = f"{load[0]:,} clients on {load[2]} of {load[1]:,} topics"
         drawn.append(bars(f"{title}: CPU per delivery", "µs", _medians(same, _cost)))
         drawn.append(bars(f"{title}: deliveries per second", "/s", _medians(same, _rate)))
+    return drawn
+
+
+def _bursts(results: Sequence[Result]) -> list[str]:
+    drawn = []
+    bursts = [result for result in results if result["kind"] == "burst"]
+    for load in dict.fromkeys((r["load"]["connections"], r["load"]["topics"], r["stalled"]) for r in bursts):
+        same = [r for r in bursts if (r["load"]["connections"], r["load"]["topics"], r["stalled"]) == load]
+        stalled = f" and {load[2]} that don't read" if load[2] else ""
+        title = f"{same[0]['messages']:,} messages at once over {load[1]} topics, to {load[0]:,}{stalled}"
+        drawn.append(bars(f"{title}: longest stop", "ms", _medians(same, lambda r: 1000 * r["stops"]["longest"])))
+        drawn.append(bars(f"{title}: memory", "MiB", _medians(same, lambda r: r["memory_growth"] / 2**20)))
     return drawn
 
 

@@ -25,13 +25,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.control import Publisher, Shard
+from bench.control import Publisher, Shard, Stops
 from bench.histogram import Histogram
 from bench.publisher import Order
 from bench.servers import KEY, RedisServer, Server
 from bench.shard import Plan
 
-__all__ = ["GENERATOR_LIMIT", "Cores", "Load", "Result", "fan_out", "soak", "storm", "verdicts"]
+__all__ = ["GENERATOR_LIMIT", "Cores", "Load", "Result", "burst", "fan_out", "soak", "storm", "verdicts"]
 
 GENERATOR_LIMIT = 0.85
 """Share of its core above which the generator's numbers are its own limits."""
@@ -343,6 +343,48 @@ def storm(kind: type[Server], load: Load, standing: Load | None, cores: Cores) -
         result["disturbance"] = _disturbance(calm, rough, generators)
         result["checks"] = _checks(drained)
         result["checks"]["complete"] = drained["groups"]["listeners"]["messages"] == drained["expected"]
+        return result
+
+
+BURST_SECONDS = 0.001
+"""Seconds over which the messages of a burst are due: at once, as nothing takes less."""
+
+
+def burst(kind: type[Server], load: Load, cores: Cores, *, messages: int, stalled: int) -> Result:
+    """Publish many messages at once, over topics in turn: what does that cost in time, in memory, and in messages?
+
+    Args:
+        kind: the server.
+        load: who listens.
+        cores: which cores are for whom.
+        messages: how many.
+        stalled: clients that listen to the same, and read nothing while it lasts.
+    """
+    with Bench(kind, cores) as bench:
+        assert bench.shard is not None
+        shard, server = bench.shard, bench.server
+        shard.open(bench.plan(load))
+        if stalled:
+            changes = {"slow": 1, "receive_buffer": 4096}
+            shard.open(bench.plan(load, "stalled", count=stalled, from_start=False, sampled=0, **changes))
+        time.sleep(SETTLE)
+        with Stops(server.port, cores.load) as stops:
+            server.forget_peak()
+            before, cpu = server.peak(), server.cpu()
+            hurry = replace(load, rate=messages / BURST_SECONDS)
+            with bench.publisher(hurry, BURST_SECONDS) as publisher:
+                began = time.monotonic_ns()
+                publisher.start()
+                published = publisher.result()
+                drained = shard.drain(published["published"], load.topics, quiet=5.0, timeout=load.drain)
+            found = stops.result()
+        result: Result = {"server": kind.name, "kind": "burst", "load": asdict(load)}
+        result |= {"messages": messages, "stalled": stalled, "stops": found, "cpu": server.cpu() - cpu}
+        result["memory_growth"] = server.peak() - before
+        listeners = drained["groups"]["listeners"]
+        result["seconds"] = max(listeners["last_message"] - began, 0) / 1e9
+        result["checks"] = _checks(drained)
+        result["checks"]["complete"] = listeners["messages"] == drained["expected"]
         return result
 
 

@@ -162,6 +162,19 @@ class _Soak(_Window):
     samples: list[_Sample]
 
 
+class _Found(_Part):
+    longest: float
+
+
+class _Burst(_Result):
+    messages: int
+    stalled: int
+    stops: _Found
+    memory_growth: float
+    seconds: float
+    checks: _Checks
+
+
 class _Goal(_Part):
     work: str
     measure: str
@@ -193,7 +206,7 @@ class _Cores(_Part):
     load: list[int]
 
 
-_KINDS = {"fan-out", "storm", "soak", "other"}
+_KINDS = {"fan-out", "storm", "soak", "burst", "other"}
 
 
 def _kind(result: Any) -> str:
@@ -213,6 +226,7 @@ class _Document(_Part):
             Annotated[_FanOut, Tag("fan-out")]
             | Annotated[_Storm, Tag("storm")]
             | Annotated[_Soak, Tag("soak")]
+            | Annotated[_Burst, Tag("burst")]
             | Annotated[_Result, Tag("other")],
             Discriminator(_kind),
         ]

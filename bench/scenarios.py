@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.run import Cores, Load, Result, fan_out, soak, storm, verdicts
+from bench.run import Cores, Load, Result, burst, fan_out, soak, storm, verdicts
 from bench.servers import SERVERS
 
 __all__ = ["SUITES", "Cell", "full", "in_turn", "quick"]
@@ -25,10 +25,11 @@ class Cell:
     row: str  # of the goals table, or of the grid: see README.md
     server: str
     load: Load
-    kind: str = "fan-out"  # or storm, soak
+    kind: str = "fan-out"  # or storm, soak, burst
     standing: Load | None = None  # of a storm
     churn: float = 0.0  # of a soak: clients per second that come and go
-    slow: int = 0  # of a soak: clients that don't keep up
+    slow: int = 0  # of a soak or burst: clients that don't keep up
+    messages: int = 0  # of a burst
     repetitions: int = 1
 
     @property
@@ -37,6 +38,8 @@ class Cell:
         load = self.load
         topics = "" if load.topics == 1 else f", {load.topics} topics, {load.topics_each} each"
         traffic = f" x {load.rate:g}/s x {load.size} B" if self.kind != "storm" else " at once"
+        if self.kind == "burst":
+            traffic = f" and {self.slow} that don't read x {self.messages:,} at once x {load.size} B"
         return f"{self.row:9} {self.server:15} {load.connections} connections{traffic}{topics}"
 
     def measure(self, cores: Cores) -> Result:
@@ -47,6 +50,8 @@ class Cell:
                 result = storm(kind, self.load, self.standing, cores)
             case "soak":
                 result = soak(kind, self.load, cores, churn=self.churn, slow=self.slow)
+            case "burst":
+                result = burst(kind, self.load, cores, messages=self.messages, stalled=self.slow)
             case _:
                 result = fan_out(kind, self.load, cores)
         return result | {"row": self.row, "verdicts": verdicts(result, cores)}
@@ -87,6 +92,7 @@ def _goals(seconds: float, repetitions: int, soaking: float, few: bool) -> list[
         cells += _rows("clients", ("wsd",), replace(base, rate=20))
         cells += _rows("payload", ("wsd",), replace(base, size=10_000, rate=20))
     cells += _topics(base, repetitions)
+    cells += _bursts(few)
     crowd = Load(connections=10_000)
     cells += _rows(
         "storm", ("wsd",) if few else ("wsd", "naive", "node", "nats", "nchan"), crowd, repetitions, kind="storm"
@@ -114,6 +120,23 @@ def _topics(base: Load, repetitions: int) -> list[Cell]:
         load = replace(base, connections=connections, topics=topics, topics_each=each)
         cells += _rows("topics", ("wsd",), replace(load, rate=ours), repetitions)
         cells += _rows("topics", ("naive",), replace(load, rate=theirs), repetitions)
+    return cells
+
+
+def _bursts(few: bool) -> list[Cell]:
+    """Many messages at once, each on another topic than the one before.
+
+    A client is due 0.8 MiB: what is more than ``max_backlog`` and doesn't fit into the kernel's buffers would cut off
+    those who read no faster than the machine lets them.
+    """
+    servers = ("wsd",) if few else ("wsd", "naive", "nats")
+    cells: list[Cell] = []
+    for connections, topics, each, messages in ((1000, 2, 2, 4000), (1000, 10, 10, 4000), (1000, 500, 100, 20_000)):
+        load = Load(connections=connections, topics=topics, topics_each=each, size=150, drain=60.0)
+        cells += _rows("burst", servers, load, kind="burst", messages=messages)
+    # Who doesn't read: what do they cost, and whom?
+    load = Load(connections=10, topics=2, topics_each=2, size=150, drain=60.0)
+    cells += _rows("stalled", ("wsd",), load, kind="burst", messages=30_000, slow=300)
     return cells
 
 

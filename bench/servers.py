@@ -23,7 +23,7 @@ from typing import ClassVar, Self
 from urllib.request import urlopen
 
 from bench.control import ROOT, pinned
-from bench.machine import children, cpu_seconds, descriptors, memory_bytes, threads
+from bench.machine import children, cpu_seconds, descriptors, memory_bytes, peak_bytes, threads
 
 __all__ = ["KEY", "SERVERS", "RedisServer", "Server", "ServerError", "free_port"]
 
@@ -148,6 +148,16 @@ class Process:
     def memory(self) -> int:
         """Bytes of memory that it uses."""
         return memory_bytes(self.pids)
+
+    def forget_peak(self) -> None:
+        """Let :meth:`peak` begin anew (proc_pid_clear_refs(5))."""
+        for pid in self.pids:
+            with suppress(OSError):
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Bytes of memory that it has used at most, of the processes that it has now."""
+        return sum(map(peak_bytes, self.pids))
 
     def descriptors(self) -> int:
         """Descriptors that it has open."""

@@ -26,7 +26,7 @@ from bench.histogram import Histogram
 from bench.plots import Axis, Series, bars, lines
 from bench.publisher import ENCODERS, Order
 from bench.report import render
-from bench.run import Cores, Load, fan_out, soak, storm, verdicts
+from bench.run import Cores, Load, burst, fan_out, soak, storm, verdicts
 from bench.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
 from bench.scenarios import Cell, full, in_turn, quick
 from bench.servers import SERVERS, NaiveServer, RedisServer, WsdServer
@@ -278,6 +278,16 @@ def test_storm_and_what_it_does_to_others() -> None:
     assert both["calm_us"]["p99"] > 0
 
 
+def test_a_burst_over_several_topics_beside_clients_that_do_not_read() -> None:
+    load = Load(connections=10, topics=3, topics_each=2, size=150)
+    result = burst(WsdServer, load, NO_CORES, messages=600, stalled=3)
+    assert result["checks"]["complete"]
+    assert not result["checks"]["out_of_order"]
+    assert result["stops"]["asked"] > 0
+    assert 0 < result["stops"]["longest"] < 60
+    assert 0 <= result["memory_growth"] < 64 * 2**20
+
+
 def test_soak_with_visitors_and_slow_readers() -> None:
     load = Load(connections=20, rate=500, size=20_000, seconds=2.5)
     result = soak(WsdServer, load, NO_CORES, churn=20, slow=3)
@@ -510,7 +520,9 @@ def received(link: socket.socket, count: int) -> list[bytes]:
 
 def test_suites_cover_the_goals_and_only_known_servers() -> None:
     for cells in (quick(), full()):
-        assert {"single", "joined", "round", "topics", "storm", "standing", "soak"} <= {cell.row for cell in cells}
+        assert {"single", "joined", "round", "topics", "storm", "standing", "soak", "burst", "stalled"} <= {
+            cell.row for cell in cells
+        }
         assert {cell.server for cell in cells} <= SERVERS.keys()
     assert any(cell.load.seconds == 600 for cell in full())
 
@@ -650,11 +662,13 @@ def test_report_of_a_real_run(tmp_path: Path) -> None:
         fan_out(WsdServer, SMALL, NO_CORES) | {"row": "single"},
         storm(WsdServer, Load(connections=20), None, NO_CORES) | {"row": "storm"},
         soak(WsdServer, SMALL, NO_CORES, churn=5, slow=0) | {"row": "soak"},
+        burst(WsdServer, SMALL, NO_CORES, messages=100, stalled=0) | {"row": "burst"},
     ]
     results = [result | {"verdicts": verdicts(result, NO_CORES)} for result in results]
     page = render(json.loads(json.dumps(document(results))))
     assert "Memory while clients come and go" in page
     assert "Tasks and threads meanwhile" in page
+    assert "longest stop" in page
     assert "Storm: from connect to subscribed" in page
 
 
@@ -813,7 +827,7 @@ def test_a_directory_that_can_not_be_made_is_said_before_anything_is_measured(
 def test_a_partial_run_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     part = tmp_path / "part.json"
     storm_alone = made_up("storm", "wsd", 5.0, connections=10_000) | {"kind": "storm"}
-    new_kind = made_up("burst", "wsd", 5.0) | {"kind": "burst"}
+    new_kind = made_up("later", "wsd", 5.0) | {"kind": "later"}
     for results in ([], [storm_alone], [new_kind]):
         part.write_text(json.dumps(document(results)))
         assert main(["report", str(part)]) == 0
