@@ -157,6 +157,26 @@ async def test_without_a_token_in_time_the_connection_closes_with_4001(redis: Re
         assert (await client.closed()).code == 4001
 
 
+async def test_a_client_that_sends_an_id_and_the_log_are_told_why(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(redis, auth="jwt", jwt_key=KEY) as worker, Client(worker.port) as client:
+        refused = {"action": "session", "message": "session unauthorized"}
+        assert await client.call("subscribe", "t", id=1) == {**refused, "reason": "no_token", "id": 1}
+        assert await client.call("authorization", token(exp=1), id=2) == {**refused, "reason": "expired", "id": 2}
+        forged = token(exp=1) + "AAAA"
+        assert await client.call("authorization", forged, id=3) == {**refused, "reason": "invalid", "id": 3}
+        assert await client.call("authorization", token(exp=1)) == refused
+        # An issuer's clock may be a little ahead, and a token's moment of issue any time.
+        now = time.time()
+        await client.call("authorization", token(sub="ann", nbf=now + 2, iat=now + 60, exp=now + 60))
+        await client.subscribe("t")
+        await client.call("authorization", token(sub="bob", exp=1))
+    assert "ago (exp; jwt_leeway is 5)" in caplog.text
+    assert "the signature does not fit the key" in caplog.text
+    assert "refused a request of 'bob'" in caplog.text
+
+
 async def test_when_the_token_expires_the_connection_closes_with_4003(redis: RedisServer) -> None:
     async with serving(redis, auth="jwt", jwt_key=KEY, jwt_leeway=0) as worker, Client(worker.port) as client:
         await client.call("authorization", token(exp=time.time() + 1))

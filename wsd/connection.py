@@ -372,7 +372,7 @@ class Connection(Writer):
     def _reply(self, reply: Reply) -> None:
         if reply.refusal:
             self._shared.metrics.refused_requests[reply.refusal] += 1
-            subject = self.session.subject if self.session else ""
+            subject = reply.subject or (self.session.subject if self.session else "")
             self._shared.refusals.warning(
                 # A refused token has other remedies than a missing one; both are unauthorized. The reason holds
                 # numbers that differ each time: "expired 3.2 s ago".

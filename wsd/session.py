@@ -80,6 +80,7 @@ class Reply(NamedTuple):
     payload: bytes
     refusal: str = ""  # the slug of the refusal, or "unauthorized", for the metrics; "" if it is none
     reason: str = ""  # why, for the log, where the client isn't told
+    subject: str = ""  # the `sub` of a token that is refused although its signature is good, for the log
 
 
 class Wait(NamedTuple):
@@ -251,7 +252,7 @@ class Session:
         if request.action == "authorization":
             return self._authorize(request, now)
         if self._grant is None:
-            return self._unauthorized(request.id, now)
+            return self._unauthorized(request.id, now, TokenError("no token yet", "no_token"))
         # Unsubscribing needs no permission: a topic may have been permitted when it was subscribed.
         protocol.check_topic(request.context)
         if request.action == "unsubscribe":
@@ -262,7 +263,7 @@ class Session:
         try:
             grant = self._authenticator.verify(request.context)
         except TokenError as exc:
-            return self._unauthorized(request.id, now, str(exc), exc.code)
+            return self._unauthorized(request.id, now, exc)
         self._grant = grant
         self.state = State.AUTHENTICATED
         self._expires = now + (grant.expires_at - self._wall())
@@ -272,11 +273,9 @@ class Session:
                 self._revoke(topic, now)
         self._release()
 
-    def _unauthorized(
-        self, id: str | int | None, now: float, reason: str = "no token yet", code: str = "no_token"
-    ) -> None:
-        payload = protocol.unauthorized(code, id)
-        self._queue_or_send(Reply(payload, "unauthorized", reason), now)
+    def _unauthorized(self, id: str | int | None, now: float, why: TokenError) -> None:
+        payload = protocol.unauthorized(why.code, id)
+        self._queue_or_send(Reply(payload, "unauthorized", str(why), why.subject), now)
 
     def _revoke(self, topic: str, now: float) -> None:
         """Take away a topic that the new grant doesn't cover."""
