@@ -1340,6 +1340,10 @@ def test_token_with_a_private_key(tmp_path: Path) -> None:
         assert words in line
     (line,) = refused(1, "token", "--private-key-file", str(private))
     assert "HS256" in line
+    both = tmp_path / "both"
+    both.write_bytes(private.read_bytes() * 2)
+    (line,) = refused(1, *flags, "--private-key-file", str(both))
+    assert "holds 2 private keys" in line
     private.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     (line,) = refused(1, *flags, "--private-key-file", str(private))
     assert "would refuse the token" in line

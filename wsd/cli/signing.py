@@ -100,6 +100,8 @@ def _private_key(chosen: Settings, file: str) -> tuple[str, Any]:
         raise CommandError(f"private_key_file: can't read {file!r}: {reason}") from None
     if b"PRIVATE KEY-----" not in pem:
         raise CommandError(f"private_key_file: {file!r} holds no PEM private key")
+    if (keys := pem.count(b"PRIVATE KEY-----") // 2) > 1:  # at BEGIN and at END
+        raise CommandError(f"private_key_file: {file!r} holds {keys} private keys; leave the one that signs")
     if b"ENCRYPTED" in pem:
         raise CommandError(f"private_key_file: {file!r} is encrypted: `openssl pkey -in FILE` decrypts it")
     for algorithm in algorithms:
