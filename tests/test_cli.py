@@ -613,6 +613,21 @@ def test_publish_needs_no_more_permission_than_publish(own_redis: RedisServer) -
     assert "permission" in line and "private words" not in line
 
 
+def test_what_is_no_redis_is_said_in_words(start_daemon: StartDaemon, redis: RedisServer) -> None:
+    daemon = start_daemon("--port=0", "--admin-port=0", "--auth=none", "--redis-url", redis.url)
+    for port in (daemon.port, daemon.admin_port, redis.port):
+        url = f"rediss://127.0.0.1:{port}"
+        (line,) = refused(1, "publish", "chat", "x", "--redis-url", url)
+        assert "redis:// is without TLS" in line
+        status, line = trying(url)
+        assert status == 1 and "TLS" in line
+    for port in (daemon.port, daemon.admin_port):
+        (line,) = refused(1, "publish", "chat", "x", "--redis-url", f"redis://127.0.0.1:{port}")
+        assert "what answers is no Redis" in line
+        status, line = trying(f"redis://127.0.0.1:{port}")
+        assert status == 1 and "can't connect to Redis at" in line
+
+
 # publish, with TLS, with Sentinel and on a Cluster
 
 

@@ -177,6 +177,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     program.add_argument("-V", "-v", "--version", action="version", version=f"wsd {__version__}")
     commands = program.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     parsers = {name: add(commands) for name, add in _COMMANDS.items()}
+    commands.add_parser("help", help="explain wsd, or a command: wsd help publish")  # for the list of commands
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     _check_command(argv)

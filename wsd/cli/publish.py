@@ -42,6 +42,9 @@ CHUNK = 65_536  # bytes read at a time: what a pipe holds
 
 BATCH = 1000  # commands that Redis is sent before its answers are read
 
+NO_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "PACKET_LENGTH_TOO_LONG", "Timeout")
+"""What is said where a server takes the TLS handshake for rubbish. A Redis waits for the end of such a command."""
+
 REDIRECTIONS = 5  # of one batch; each but the first means that the Cluster has just changed
 
 
@@ -283,6 +286,10 @@ def _why(exc: Exception, deployment: Deployment) -> str:
         text = "the slots are on the move; try again" if settling else "it is a node of a Cluster; use redis+cluster://"
     elif text.startswith("unknown command") and "SPUBLISH" in text.partition(",")[0]:
         text = "sharded channels need Redis 7.0"  # its own words go on with the payload
+    elif "Connection closed by server" in text or "Protocol Error" in text:
+        text = f"what answers is no Redis, or wants TLS (rediss://): {text}"
+    elif any(server.tls for server in addresses(deployment)) and any(reason in text for reason in NO_TLS):
+        text = f"is there a server with TLS? redis:// is without TLS: {text}"
     # A Redis that does not know AUTH quotes it. The longest first: one password may be a part of another.
     for password in sorted({server.password for server in addresses(deployment)} - {""}, key=len, reverse=True):
         text = text.replace(password, "***")

@@ -345,7 +345,7 @@ class Tail:
         body = bytes(response.body or b"").decode(errors="replace").strip()
         # A page of HTML, which a proxy in between may send, says nothing on a terminal.
         body = f": {body}" if 0 < len(body) <= 200 and not body.startswith("<") else ""
-        if response.status_code in (401, 403):
+        if response.status_code in (401, 403, 414, 431):  # they are said of this request, not of the place
             return CommandError(f"{place} refused the connection with {status}{body}")
         if response.status_code < 500 and response.status_code not in (408, 429):
             return CommandError(f"an HTTP server that does not speak WebSocket answers at {place}: {status}{body}")

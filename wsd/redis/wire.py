@@ -365,7 +365,9 @@ async def connect(address: Address, make_wire: Callable[[], Wire], patience: flo
         async with asyncio.timeout(patience):
             return await attempt.run()
     except TimeoutError:
-        did = "answer to HELLO" if attempt.connected else "connection"
+        # A Redis without TLS waits for the end of what it takes for a command.
+        asked = "connection" if address.tls is None else "connection with TLS"
+        did = "answer to HELLO" if attempt.connected else asked
         raise LinkError(f"no {did} within {patience:g} s") from None
     except OSError:
         raise
@@ -421,15 +423,19 @@ class _Attempt:
         return interleave(hosts)[:ADDRESSES_MOST]
 
     async def _enter(self, host: str) -> tuple[Wire, dict[str, str]]:
-        return await self._log_in(
-            self._loop.create_connection(
-                self._make_wire,
-                host,
-                self._address.port,
-                ssl=self._tls,
-                server_hostname=self._address.host if self._tls is not None else None,
-            )
+        connecting = self._loop.create_connection(
+            self._make_wire,
+            host,
+            self._address.port,
+            ssl=self._tls,
+            server_hostname=self._address.host if self._tls is not None else None,
         )
+        try:
+            return await self._log_in(connecting)
+        except (ssl.SSLError, ConnectionResetError) as exc:
+            if self._tls is not None and _speaks_no_tls(exc):
+                raise LinkError("it closed the TLS handshake; a port without TLS is redis:// in redis_url") from None
+            raise
 
     async def _log_in(self, connecting: Awaitable[tuple[object, Wire]]) -> tuple[Wire, dict[str, str]]:
         _, wire = await connecting
@@ -441,6 +447,13 @@ class _Attempt:
             raise
         wire.takes_no_commands = server.get("server") == "fakeredis"
         return wire, server
+
+
+def _speaks_no_tls(exc: OSError) -> bool:
+    # A server that takes the handshake for rubbish answers in its own way, or closes; then the error has no text.
+    if isinstance(exc, ssl.SSLError):
+        return isinstance(exc, ssl.SSLEOFError) or exc.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG")
+    return not exc.errno
 
 
 async def _log_in(wire: Wire, address: Address) -> dict[str, str]:
