@@ -392,6 +392,21 @@ def test_check_tries_a_cluster(nodes: Nodes) -> None:
     assert status == 0 and "subscribed, published and received" in line
 
 
+def test_check_tries_the_master_of_a_sentinel(watch: Callable[..., Watcher], own_redis: RedisServer) -> None:
+    own_redis("ACL", "SETUSER", "sue", "on", ">hunter2", "resetchannels", "&*", "+@connection", "+@pubsub")
+    watcher = watch(own_redis, "user bob on >hunter3 &* +@all")
+    query = "?sentinel_username=bob&sentinel_password=hunter3"
+    status, line = trying(watcher.url_for("mymaster", query, "sue:hunter2@"))
+    assert status == 0 and f"127.0.0.1:{own_redis.port}" in line and "logged in as sue" in line
+
+
+def test_check_gives_a_frozen_redis_up(own_redis: RedisServer) -> None:
+    own_redis.freeze()
+    status, line = trying(own_redis.url, "--redis-heartbeat=3600")
+    own_redis.thaw()
+    assert status == 1 and "no answer to HELLO within 5 s" in line
+
+
 def test_check_says_what_is_dangerous() -> None:
     done = wsd("check", "--auth", "none", "--host", "0.0.0.0")
     assert done.returncode == 0
@@ -1460,6 +1475,9 @@ def test_the_redis_of_dev_ends_with_it_even_if_it_is_killed() -> None:
 
 def test_dev_ends_with_its_terminal() -> None:
     with Dev("--port=0", "--admin-port=0") as dev:
+        # It confirms a subscription, and takes no PUBLISH on the same connection.
+        status, line = trying(f"redis://127.0.0.1:{dev.redis_port}")
+        assert status == 0 and line.endswith("channels *: subscribed")
         assert dev.wait(signal.SIGHUP) == 0
 
 
@@ -1472,6 +1490,7 @@ def test_dev_with_a_redis_that_is_given(redis: RedisServer, topic: str) -> None:
         assert "0.0.0.0" not in dev.out.text + dev.err.text
         with Program(dev.commands[0]) as client:
             client.err.wait_for("subscribed to chat")
+            assert trying(redis.url)[0] == 0
             assert wsd("publish", "chat", "1", WSD_REDIS_URL=redis.url).returncode == 0
             assert client.out.next() == b"1"
         assert dev.wait(signal.SIGTERM) == 0

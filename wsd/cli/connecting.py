@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from wsd.config import Settings
 from wsd.errors import CommandError
 from wsd.metrics import Metrics
-from wsd.redis.address import addresses, parse_deployment
+from wsd.redis.address import Cluster, Deployment, Sentinel, Standalone, parse_deployment
 from wsd.redis.channels import Events
 from wsd.redis.link import Link
 from wsd.redis.source import Source, make_source
 
 __all__ = ["connect"]
 
-PATIENCE = 10.0  # seconds beyond two heartbeats, in which the daemon would give a deaf link up
+PATIENCE = 15.0  # seconds; a Cluster's topology and a connection may take 5 each, whatever the heartbeat is
 
 GLANCE = 0.01  # seconds between two looks at the links, which tell nobody when their probes come back
 
@@ -34,7 +34,7 @@ async def connect(chosen: Settings) -> list[str]:
         CommandError: if the daemon could not serve with this Redis.
     """
     deployment = parse_deployment(chosen.redis_url.get_secret_value())
-    user = next((server.username for server in addresses(deployment) if server.username), "default")
+    user = _user(deployment)
     channels = f"{chosen.channel_prefix}*"
     refused: list[bytes] = []
     source = make_source(
@@ -54,7 +54,7 @@ async def connect(chosen: Settings) -> list[str]:
     with _without_log():
         running = asyncio.create_task(source.run())
         try:
-            async with asyncio.timeout(2 * chosen.redis_heartbeat + PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 problem = await _settled(source, running, refused)
         except TimeoutError:
             problem = source.problem or "; ".join(link.describe() for link in source.links) or "no answer in time"
@@ -86,6 +86,16 @@ async def _settled(source: Source, running: asyncio.Task[None], refused: list[by
         # The Redis of `wsd dev` can't be probed, but it confirms.
         if source.confirmed and all(link.probe.returned_at is not None or link.probe.off for link in source.links):
             return ""
+
+
+def _user(deployment: Deployment) -> str:
+    match deployment:
+        case Standalone(server):
+            return server.username or "default"
+        case Cluster(seeds):
+            return seeds[0].username or "default"  # all have the same
+        case Sentinel():
+            return deployment.master.username or "default"
 
 
 def _found(link: Link, user: str, channels: str) -> str:
