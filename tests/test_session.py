@@ -28,6 +28,7 @@ from wsd.auth import Authenticator, Grant, OpenAuthenticator
 from wsd.errors import TokenError
 from wsd.session import (
     BURST_SECONDS,
+    MAX_BAD_TOKENS,
     MAX_HELD,
     SUBSCRIBE_TIMEOUT,
     Closing,
@@ -607,6 +608,21 @@ def test_the_deadline_is_the_tokens_by_the_wall_clock(token: str, seconds: float
     assert anonymous.session.deadline == pytest.approx(anonymous.started + seconds)
 
 
+def test_a_token_expires_by_the_wall_clock_also_when_the_monotonic_one_stood_still(anonymous: Client) -> None:
+    anonymous.play("authorization *@60 | authenticated")
+    anonymous.started -= 59  # a machine that was suspended for so long
+    assert anonymous.session.timed_out(anonymous.now) == []
+    assert anonymous.session.deadline == pytest.approx(anonymous.now + 1)
+    anonymous.started -= 1
+    assert [in_words(effect) for effect in anonymous.session.timed_out(anonymous.now)] == ["close 4003"]
+
+
+def test_a_wall_clock_that_is_set_back_gives_a_token_its_time(anonymous: Client) -> None:
+    anonymous.play("authorization *@60 | authenticated")
+    anonymous.started += 30
+    anonymous.play("after 60 | \n after 30 | close 4003")
+
+
 def test_the_deadline_is_the_earlier_one_of_the_token_and_the_oldest_pending_topic(anonymous: Client) -> None:
     session, started = anonymous.session, anonymous.started
     assert session.deadline == started + DEFAULTS.auth_timeout
@@ -651,7 +667,6 @@ def test_bad_requests_close_the_connection_in_the_end(happening: str, slug: str)
     [
         "subscribe b | forbidden_topic",
         "subscribe a2 | too_many_topics",
-        "authorization bad | unauthorized",
         "subscribe a1 | wait a1 \n refused a1 | leave a1, unavailable",
     ],
 )
@@ -662,6 +677,24 @@ def test_other_refusals_do_not_count(happenings: str) -> None:
     for _ in range(20):
         client.play(happenings)
     assert client.session.state is State.AUTHENTICATED
+
+
+def test_too_many_bad_tokens_in_a_row_close_the_connection(anonymous: Client) -> None:
+    for _ in range(MAX_BAD_TOKENS - 1):
+        anonymous.play("authorization bad | unauthorized")
+    anonymous.play("authorization a | authenticated")
+    for _ in range(MAX_BAD_TOKENS - 1):
+        anonymous.play("authorization bad | unauthorized")
+    anonymous.play("authorization bad | unauthorized, close 1008")
+    assert anonymous.session.state is State.CLOSED
+
+
+@pytest.mark.parametrize("refused", ["subscribe __a", "subscribe b", "text", "binary", "dance"])
+def test_the_log_learns_what_the_client_is_told(refused: str) -> None:
+    client = Client().play("authorization a | authenticated")
+    (reply,) = client.do(refused)
+    assert isinstance(reply, Reply)
+    assert reply.reason == json.loads(reply.payload)["message"] != ""
 
 
 def test_requests_without_authorization_do_not_count(anonymous: Client) -> None:

@@ -195,8 +195,8 @@ class Connection(Writer):
         return min(self._abort_at, session_deadline, self.backlog_deadline, self._next_ping, self._pong_due)
 
     def _visit_open(self, session: Session, now: float) -> None:
-        if session.deadline <= now:
-            self._carry_out(session.timed_out(now))
+        # Also before its deadline: a token expires by the wall clock, and that may have been set.
+        self._carry_out(session.timed_out(now))
         if self._abort_at != inf:
             return  # it is closing now
         if self.lagging:

@@ -1,7 +1,8 @@
 """What one client has proved and asked for: PROTOCOL.md's rules, without I/O.
 
 A session is fed with requests and with what became of its subscriptions, and returns effects for its connection to
-carry out in order. It never waits, and reads no clock: every ``now`` is the event loop's monotonic time in seconds.
+carry out in order. It never waits. Every ``now`` is a monotonic time in seconds; only a token's ``exp`` is about the
+wall clock, which goes on while the machine is suspended, and may be set.
 
 States::
 
@@ -17,6 +18,7 @@ States::
     AUTHENTICATED  | (the token expires)            | CLOSED         4003
     any            | ping                           | the same
     any            | too many bad requests          | CLOSED         1008
+    any            | too many bad tokens in a row   | CLOSED         1008
     CLOSED         | anything                       | CLOSED         without effects
 
 Topics of a session::
@@ -57,6 +59,9 @@ MAX_HELD = 262_144
 BURST_SECONDS = 5.0
 """A client that was quiet may send this many seconds' worth of requests at once: a reconnect with all its topics."""
 
+MAX_BAD_TOKENS = 10
+"""Tokens refused in a row before a session is closed with 1008. An honest client has one, and a fresh one after it."""
+
 # PROTOCOL.md, "error": the codes that count towards max_violations.
 _VIOLATIONS = frozenset({"malformed", "unknown_action", "wrong_session", "invalid_topic"})
 
@@ -79,7 +84,7 @@ class Reply(NamedTuple):
 
     payload: bytes
     refusal: str = ""  # the slug of the refusal, or "unauthorized", for the metrics; "" if it is none
-    reason: str = ""  # why, for the log, where the client isn't told
+    reason: str = ""  # for the log: why it is a refusal, or what it says
     subject: str = ""  # the `sub` of a token that is refused although its signature is good, for the log
 
 
@@ -149,6 +154,7 @@ class Session:
     __slots__ = (
         "_allowance",
         "_authenticator",
+        "_bad_tokens",
         "_charged_at",
         "_effects",
         "_expires",
@@ -180,6 +186,7 @@ class Session:
         self._held = 0  # bytes in the queue
         self._topics: dict[str, _Topic] = {}
         self._violations = 0
+        self._bad_tokens = 0  # in a row
         self._allowance = _burst(limits)  # requests that it may send now
         self._charged_at = now
         self._grant = authenticator.initial
@@ -263,15 +270,23 @@ class Session:
         try:
             grant = self._authenticator.verify(request.context)
         except TokenError as exc:
-            return self._unauthorized(request.id, now, exc)
+            return self._refuse_token(exc, request.id, now)
         self._grant = grant
+        self._bad_tokens = 0
         self.state = State.AUTHENTICATED
         self._expires = now + (grant.expires_at - self._wall())
-        self._reply(protocol.SESSION_AUTHENTICATED, request.id, now)
+        payload = protocol.with_id(protocol.SESSION_AUTHENTICATED, request.id)
+        self._queue_or_send(Reply(payload, "", "authorized"), now)
         for topic in [topic for topic in self._topics if not grant.permits(topic)]:
             if topic in self._topics:  # the reply before it may have closed the session
                 self._revoke(topic, now)
         self._release()
+
+    def _refuse_token(self, why: TokenError, id: str | int | None, now: float) -> None:
+        self._unauthorized(id, now, why)
+        self._bad_tokens += 1
+        if self._bad_tokens >= MAX_BAD_TOKENS:
+            self._close(Close.POLICY_VIOLATION, f"{self._bad_tokens} tokens in a row were refused")
 
     def _unauthorized(self, id: str | int | None, now: float, why: TokenError) -> None:
         payload = protocol.unauthorized(why.code, id)
@@ -282,7 +297,7 @@ class Session:
         message = f"the new token does not permit {topic}; it is unsubscribed"
         if self._topics[topic] is _Topic.LISTENING:
             self._drop(topic)
-            self._queue_or_send(Reply(protocol.error("forbidden_topic", message), "forbidden_topic"), now)
+            self._queue_or_send(Reply(protocol.error("forbidden_topic", message), "forbidden_topic", message), now)
         else:
             self._settle(topic, "forbidden_topic", message)
             self._drop(topic)
@@ -312,7 +327,7 @@ class Session:
         self._release()
 
     def _refuse(self, code: str, message: str, id: str | int | None, now: float) -> None:
-        self._queue_or_send(Reply(protocol.with_id(protocol.error(code, message), id), code), now)
+        self._queue_or_send(Reply(protocol.with_id(protocol.error(code, message), id), code, message), now)
         if code in _VIOLATIONS:
             self._violations += 1
             if self._violations >= self._limits.max_violations:
@@ -337,12 +352,16 @@ class Session:
         return self._take()
 
     def timed_out(self, now: float) -> list[Effect]:
-        """The :attr:`deadline` has passed."""
-        if self._expires <= now:
-            if self.state is State.ANONYMOUS:
+        """Act on what is over by now: the :attr:`deadline` has passed, or the wall clock has been set."""
+        if self.state is State.ANONYMOUS:
+            if self._expires <= now:
                 limit = self._limits.auth_timeout
                 self._close(Close.AUTHORIZATION_TIMEOUT, f"no valid token within {limit:g} seconds")
-            elif self.state is State.AUTHENTICATED:
+        elif self.state is State.AUTHENTICATED and self._grant is not None and self._grant.expires_at != inf:
+            # The monotonic clock stands still while the machine is suspended; exp means the wall clock.
+            seconds = self._grant.expires_at - self._wall()
+            self._expires = now + seconds
+            if seconds <= 0:
                 self._close(Close.TOKEN_EXPIRED, "the token has expired")
         while self._queue and self._queue[0].deadline <= now:
             topic = self._queue[0].topic
@@ -385,7 +404,7 @@ class Session:
         payload = protocol.error(code, message) if code else protocol.SUBSCRIBED
         for due in self._queue or ():
             if due.topic == topic:
-                due.reply = Reply(protocol.with_id(payload, due.id), code)
+                due.reply = Reply(protocol.with_id(payload, due.id), code, message)
 
     def _release(self) -> None:
         """Send the replies whose turn has come, and start the topics that they announce."""
