@@ -57,7 +57,7 @@ async def test_a_plain_get_is_told_to_upgrade(redis: RedisServer) -> None:
             assert response.status == 426
             assert response.headers["Upgrade"] == "websocket"
             assert "Python" not in response.headers.get("Server", "")
-        assert worker.metrics.refused_handshakes == {426: 1}
+        assert +worker.metrics.refused_handshakes == {"upgrade": 1}
 
 
 async def test_compression_is_not_negotiated(redis: RedisServer) -> None:

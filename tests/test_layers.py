@@ -18,7 +18,18 @@ ROOT = Path(wsd.__file__).parent
 # A room is a module or a package, whose modules are its own affair. `redis` is several rooms: where Redis is, and which
 # certificates it takes, are values that the settings know; the connections are not.
 LAYERS = (
-    {"backoff", "errors", "protocol", "frames", "snapshot", "systemd", "logs", "redis.address", "redis.tls"},
+    {
+        "backoff",
+        "errors",
+        "handshake",
+        "protocol",
+        "frames",
+        "snapshot",
+        "systemd",
+        "logs",
+        "redis.address",
+        "redis.tls",
+    },
     {"topics", "auth", "keys", "config", "metrics"},
     {"session", "fanout", "sweep", "redis"},
     {"writer", "connection", "gateway", "admin"},
@@ -30,6 +41,7 @@ TO_COME = {"supervisor"}
 
 # Who may import from a room of the same layer.
 NEIGHBOURS = {
+    ("handshake", "errors"),
     ("protocol", "errors"),
     ("redis.address", "redis.tls"),
     ("config", "keys"),

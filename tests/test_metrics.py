@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from wsd import __version__
+from wsd.handshake import REASONS
 from wsd.metrics import Histogram, Metrics, registry
 
 GAUGES: dict[str, float] = {
@@ -134,17 +135,21 @@ def test_a_gauge_that_is_forgotten_is_a_mistake_and_not_a_zero(name: str) -> Non
 def test_labels_are_escaped_and_in_order() -> None:
     metrics = Metrics()
     metrics.close_codes.update({"4008": 1, "1001": 2, 'a"\\\n': 3})
-    metrics.refused_handshakes.update({503: 4, 403: 5})
     found = families(metrics)
     assert list(samples(found["wsd_close_codes"]).items()) == [
         ("wsd_close_codes_total code=1001", 2),
         ("wsd_close_codes_total code=4008", 1),
         ('wsd_close_codes_total code=a"\\\n', 3),
     ]
-    assert list(samples(found["wsd_refused_handshakes"])) == [
-        "wsd_refused_handshakes_total status=403",
-        "wsd_refused_handshakes_total status=503",
-    ]
+
+
+def test_refused_handshakes_are_counted_by_reason_with_the_status_from_the_start() -> None:
+    metrics = Metrics()
+    metrics.refused_handshakes["origin"] += 5
+    found = samples(families(metrics)["wsd_refused_handshakes"])
+    assert len(found) == len(REASONS)
+    assert found["wsd_refused_handshakes_total reason=origin status=403"] == 5
+    assert found["wsd_refused_handshakes_total reason=tls status=none"] == 0
 
 
 def test_the_process_is_watched_too() -> None:

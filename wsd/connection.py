@@ -7,31 +7,47 @@ answered and requests are handled where their bytes arrive, and nothing is await
 
 Writing, and what happens when the client can't keep up, is the other half: :mod:`wsd.writer`.
 
-Reading. Bytes are handled in slices of 4 KiB, so that a client that sends thousands of tiny frames in one segment
-doesn't hold the loop; a client above its request rate isn't read from until it has earned more.
+Reading. Bytes are read in slices of 4 KiB, so that a client that sends thousands of tiny frames in one segment doesn't
+hold the loop, and what we don't handle yet waits in the kernel; a client above its request rate isn't read from until
+it has earned more. What is read depends on the phase::
+
+    phase     | what is read                                  | becomes
+    ----------+-----------------------------------------------+---------------------------------------------
+    HANDSHAKE | the head of the request                       | OPEN (101), ENDING (any other answer)
+    OPEN      | frames                                        | CLOSING (our close frame), ENDING (its own, a breach)
+    CLOSING   | frames, for the client's close frame; bounded | ENDING
+    ENDING    | nothing: thrown away, bounded                 | GONE (the client closes, or is aborted)
+    GONE      | nothing                                       |
+
+Why anything is read in ENDING: to close a socket with unread bytes resets the connection, and a reset makes the kernel
+of the client throw away our last words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from http import HTTPStatus
 from math import inf
 from typing import Protocol, cast
 
-from websockets.asyncio.server import Server
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
-from websockets.protocol import CLOSED, CONNECTING, OPEN
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
-from websockets.typing import BytesLike
+from websockets.typing import BytesLike, Origin, Subprotocol
 
 from wsd.auth import Authenticator
 from wsd.backoff import spread
+from wsd.errors import HandshakeError
 from wsd.fanout import Bounds, Fanout
 from wsd.frames import PING, text_frame
+from wsd.handshake import REASONS, RequestHead, reason_of, refusal
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.protocol import CONNECTED, Close, session_created
@@ -45,14 +61,17 @@ __all__ = ["CLOSE_TIMEOUT", "Connection", "Door", "Shared"]
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from accepting a connection to its complete request."""
 
-MAX_REQUEST = 32768
-"""Bytes of an opening handshake, cookies included. The library alone would buffer 1 MiB for each half-open client."""
-
 CLOSE_TIMEOUT = 2.0
 """Seconds for the client to answer a close frame; then the connection is aborted."""
 
 READ_SLICE = 4096
 """Bytes handled before the loop gets a turn. That many bytes can hold 680 empty pings, about 4 ms of work."""
+
+MAX_LINGER = 262_144
+"""Bytes read from a connection that ends: a close frame may lie behind what the client had sent before."""
+
+MAX_UNAUTHORIZED = 16_384
+"""Bytes of a message before authorization: a token of 8 KiB and what stands around it."""
 
 MAX_PAUSE = 5.0
 """Seconds for which nothing is read from a client that is far above its request rate."""
@@ -62,12 +81,24 @@ MAX_REASON = 123
 
 _GREETING = text_frame(CONNECTED)
 
+_BUFFER = bytearray(READ_SLICE)
+"""Where sockets are read into, all of them: bytes are taken out before the next one is read."""
+
+_library = logging.getLogger("wsd.library")
+_library.setLevel(logging.CRITICAL + 1)
+"""For the library, which would log a traceback for each connection. Its bugs are logged here, bounded."""
+
+logger = logging.getLogger(__name__)
+
 
 class Door(Protocol):
     """Who lets connections in, and sees them out."""
 
-    def admit(self, connection: Connection, request: Request) -> Response | None:
-        """Refuse a handshake with a response, or accept it with None."""
+    def admit(self, connection: Connection) -> str:
+        """Let a client in, or return the reason for which it is refused."""
+
+    def refused(self, connection: Connection) -> None:
+        """A handshake was refused; the socket lingers until the client closes."""
 
     def entered(self, connection: Connection) -> bool:
         """A socket was accepted. Returns whether there is room for it; if not, it is aborted."""
@@ -91,6 +122,33 @@ class Shared:
     ping_timeout: float  # seconds
     bounds: Bounds  # of what may wait for a client
     refusals: BoundedLogger  # for what clients do wrong
+    max_size: int = 65_536  # bytes of a client's message
+    origins: tuple[str, ...] = ()  # that browsers may come from; empty if any may
+    subprotocols: tuple[str, ...] = ()  # in the order of preference
+
+
+class _Phase(Enum):
+    """How far a connection is; see the table above."""
+
+    HANDSHAKE = 1
+    OPEN = 2
+    CLOSING = 3
+    ENDING = 4
+    GONE = 5
+
+
+class _Protocol(ServerProtocol):
+    """The library's protocol, with two rules of its own."""
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        """Select the first of the operator's that the client offers. No common one is no reason to refuse a client."""
+        return next((ours for ours in self.available_subprotocols or () if ours in subprotocols), None)
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Take a frame. The library calls a close frame between fragments a breach; RFC 6455 (5.4) permits it."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
 
 
 class Connection(Writer):
@@ -98,43 +156,47 @@ class Connection(Writer):
 
     Args:
         shared: what all connections share.
-        protocol: the library's sans-I/O protocol.
-        server: the library's server, which has no part in what follows.
-        options: the library's options for its own connections; they have no effect.
     """
 
     # Thousands of these: an instance dictionary of so many names takes 1.5 KiB.
     __slots__ = (
         "_abort_at",
         "_accepted_at",
+        "_head",
+        "_linger",
         "_message",
         "_message_opcode",
         "_next_ping",
         "_outgoing",
+        "_phase",
         "_pong_due",
         "_reading",
-        "_request_bytes",
         "_shared",
-        "_unread",
         "protocol",
         "session",
     )
 
-    def __init__(self, shared: Shared, protocol: ServerProtocol, server: Server, **options: object) -> None:
+    def __init__(self, shared: Shared) -> None:
         super().__init__(shared.bounds, shared.sweep)
         self._shared = shared
-        self.protocol = protocol
+        self.protocol = _Protocol(
+            origins=[*(Origin(origin) for origin in shared.origins), None] if shared.origins else None,
+            subprotocols=[Subprotocol(name) for name in shared.subprotocols],
+            max_size=shared.max_size,
+            logger=_library,
+        )
         self.session: Session | None = None  # from the handshake on
-        self._accepted_at = self._shared.sweep.time()
+        self._phase = _Phase.HANDSHAKE
+        self._accepted_at = shared.sweep.time()
         self._abort_at = self._accepted_at + HANDSHAKE_TIMEOUT  # infinity while the connection is open
         self._next_ping = inf
         self._pong_due = inf  # infinity when no ping is unanswered
+        self._head: RequestHead | None = RequestHead()  # until the handshake is answered
+        self._linger = MAX_LINGER  # bytes that may still be read of a connection that ends
         self._message: bytearray | None = None  # what has come of a fragmented message
         self._message_opcode = Opcode.TEXT  # of that message
-        self._request_bytes = 0  # received of the opening handshake
-        self._unread = b""  # received, not handled yet
         self._reading = True  # False while we don't read from the socket
-        self._outgoing: list[bytes] | None = None  # replies to one slice, written together; None between slices
+        self._outgoing: list[bytes] | None = None  # answers to one slice, written together; None between slices
 
     # Life and death.
 
@@ -144,16 +206,20 @@ class Connection(Writer):
         if self._shared.door.entered(self):
             self._shared.sweep.schedule(self, self._abort_at)
         else:
-            self.transport.abort()
+            self._refuse_handshake(HandshakeError("crowd"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        if self._phase is _Phase.HANDSHAKE:
+            self._refuse_handshake(HandshakeError("eof" if self._head else "silent"))
+        self._phase = _Phase.GONE
         self.protocol.receive_eof()  # does nothing the second time; the state becomes CLOSED
         self._depart()
         self._drop_backlog()
-        self._unread = b""
         self._shared.sweep.remove(self)
         self._shared.door.left(self)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s: the connection is gone", self.peer)
         # The library's parser, and what ended it, refer to the protocol in a circle. Undone, it is freed now; else it
         # waits for the collector, which seldom looks: 5 MiB more after 30,000 clients had come and gone in ten minutes.
         self.protocol.parser.close()
@@ -166,18 +232,41 @@ class Connection(Writer):
             code: the close code.
             reason: at most 123 bytes of UTF-8 (RFC 6455, section 5.5); the rest is cut off.
         """
-        if self.protocol.state is OPEN:
-            self._write_outgoing()
+        if self._phase is _Phase.OPEN and self.protocol.state is OPEN:
             self.protocol.send_close(code, reason.encode()[:MAX_REASON].decode(errors="ignore"))
-            self.send_data()
-            self._depart()
+            self._end(self.protocol.data_to_send())
 
     def abort(self) -> None:
         """End the connection at once, without a close frame."""
+        self._phase = _Phase.GONE
+        self._stop_writing()
+        self._shared.sweep.remove(self)
         self.transport.abort()
 
+    def _end(self, last: list[bytes]) -> None:
+        """Say the last words and leave: the connection is closing.
+
+        Args:
+            last: the close frame, if one is to be sent, and ``b""`` if nothing more is expected from the client.
+        """
+        self._write_outgoing()
+        begins = self._phase is _Phase.OPEN
+        self._phase = _Phase.ENDING if b"" in last else _Phase.CLOSING
+        if self._phase is _Phase.ENDING:
+            self._drop_backlog()  # it isn't wanted any more
+            self._start_writing()  # behind the portion in progress: that consists of whole frames
+        with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError on a closing transport
+            for data in last:
+                if data:
+                    self.write(data)
+                else:
+                    self.transport.write_eof()
+        if begins:
+            self._log_close()
+        self._depart()
+
     def _depart(self) -> None:
-        """Leave all topics and send no more frames: the connection is closing."""
+        """Leave all topics and send no more frames."""
         self._stop_writing()
         self._next_ping = self._pong_due = inf
         self._abort_at = self._shared.sweep.time() + CLOSE_TIMEOUT
@@ -185,20 +274,54 @@ class Connection(Writer):
         if self.session is not None:
             self._carry_out(self.session.close())
 
+    def _log_close(self) -> None:
+        """Log a close that the client has caused: a bug in it, or an attack. Bugs of the library are logged as bugs."""
+        close = self.protocol.close_sent
+        if (
+            close is None
+            or self.protocol.close_rcvd_then_sent
+            or close.code in (Close.SERVICE_RESTART, Close.SLOW_CONSUMER)
+        ):
+            return
+        if close.code == CloseCode.INTERNAL_ERROR:
+            self._log_bug(self.protocol.parser_exc)
+        subject = self.session.subject if self.session else ""
+        self._shared.refusals.warning(
+            f"close {int(close.code)}",
+            "closing the connection of %a at %s with %d: %a",
+            *(subject, self.peer, int(close.code), close.reason),
+            client=self._client(subject),
+            peer=self.peer,
+            subject=subject,
+            code=int(close.code),
+            reason=close.reason,
+        )
+
+    def _log_bug(self, exc: Exception | None) -> None:
+        self._shared.metrics.internal_errors += 1
+        try:
+            raise exc or AssertionError("the library gave no reason")
+        except Exception:
+            self._shared.refusals.exception("library", "the library failed on what a client sent")
+
     def visit(self, now: float) -> float:
         """Act on deadlines that have passed; return the next one. Called by the sweep."""
+        session_deadline = inf
         if now >= self._abort_at:
-            self.abort()
-        elif self.session is not None and self.protocol.state is OPEN:
+            if self._phase is _Phase.HANDSHAKE:
+                self._refuse_handshake(HandshakeError("timeout" if self._head else "silent"))
+            else:
+                self.abort()
+        elif self.session is not None and self._phase is _Phase.OPEN:
             self._visit_open(self.session, now)
-        session_deadline = inf if self.session is None else self.session.deadline
+            session_deadline = self.session.deadline
         return min(self._abort_at, session_deadline, self.backlog_deadline, self._next_ping, self._pong_due)
 
     def _visit_open(self, session: Session, now: float) -> None:
         # Also before its deadline: a token expires by the wall clock, and that may have been set.
         self._carry_out(session.timed_out(now))
-        if self._abort_at != inf:
-            return  # it is closing now
+        if self._phase is not _Phase.OPEN:
+            return
         if self.lagging:
             # A ping would wait behind the backlog; the backlog's own bound tells the dead from the slow.
             self._next_ping = now + self._shared.ping_interval
@@ -206,6 +329,9 @@ class Connection(Writer):
                 self._pong_due = now + self._shared.ping_timeout
             if now >= self.backlog_deadline:
                 self._give_up("age")
+        elif now >= self._pong_due and not self._reading:
+            # The pong may lie behind requests that we don't read yet, because they came too fast.
+            self._pong_due = now + self._shared.ping_timeout
         elif now >= self._pong_due:
             self._shared.metrics.ping_timeouts += 1
             self.abort()
@@ -216,68 +342,75 @@ class Connection(Writer):
 
     # Reading.
 
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where the transport reads to: one slice, and what is behind it stays in the kernel."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle what the transport has read."""
+        self.data_received(bytes(_BUFFER[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
-        """Handle what the client sent."""
-        self._unread = self._unread + data if self._unread else data
-        if self._reading:
-            self._read_slice()
+        """Handle what the client sent; if it has sent more, or must wait, stop reading until later."""
+        full = len(data) >= READ_SLICE
+        if self._phase is _Phase.HANDSHAKE:
+            data = self._receive_request(data)
+        seconds = self._receive(data) if data else 0.0
+        if self._phase is _Phase.CLOSING or self._phase is _Phase.ENDING:
+            self._linger -= len(data)
+            if self._linger <= 0:
+                self._pause_reading()  # for good: it will be aborted
+                return
+        if (seconds or full) and self._phase is not _Phase.GONE:
+            self._pause_reading()
+            self.loop.call_later(min(seconds, MAX_PAUSE), self._read_on)
 
     def eof_received(self) -> None:
         """The client sends nothing more; uvloop closes the socket when it has taken what waits."""
-        self.protocol.receive_eof()
-        self.send_data()
-        self._depart()
+        if self._phase is _Phase.HANDSHAKE:
+            self._refuse_handshake(HandshakeError("eof" if self._head else "silent"))
+        elif self._phase is _Phase.OPEN or self._phase is _Phase.CLOSING:
+            self.protocol.receive_eof()
+            self._end(self.protocol.data_to_send())
 
-    def _read_slice(self) -> None:
-        """Handle one slice; if there is more, or the client must wait, stop reading until later."""
-        data, self._unread = self._unread[:READ_SLICE], self._unread[READ_SLICE:]
-        seconds = self._receive(data)
-        if seconds or self._unread:
-            if self._reading:
-                self._reading = False
-                self.transport.pause_reading()
-            self.loop.call_later(min(seconds, MAX_PAUSE), self._read_on)
-        elif not self._reading:
+    def _pause_reading(self) -> None:
+        self._reading = False
+        self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._phase is not _Phase.GONE and not self.transport.is_closing() and self._linger > 0:
             self._reading = True
             self.transport.resume_reading()
 
-    def _read_on(self) -> None:
-        if self.transport.is_closing() or self.protocol.state is CLOSED:
-            self._unread = b""
-        else:
-            self._read_slice()
-
     def _receive(self, data: bytes) -> float:
-        """Handle bytes from the client.
+        """Handle frames from the client, or look for its close frame.
 
         Returns:
             Seconds for which nothing more should be read: 0 if the client is within its rate.
         """
-        self._outgoing = []
+        if self._phase is not _Phase.OPEN and self._phase is not _Phase.CLOSING:
+            return 0.0
         seconds = 0.0
-        if self.session is None:
-            self._request_bytes += len(data)
+        self._outgoing = []
         self.protocol.receive_data(data)
+        own = self.protocol.data_to_send()  # the library's: pongs in the order of pings, then what ends the connection
         for event in self.protocol.events_received():
-            if isinstance(event, Frame):
-                seconds = self._receive_frame(event)
-            else:
-                self._shake_hands(cast(Request, event))
-        if self._request_bytes > MAX_REQUEST and self.protocol.state is CONNECTING and not self.protocol.eof_sent:
-            self._refuse_handshake(
-                self.protocol.reject(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "request too long\n")
-            )
+            if self._phase is not _Phase.OPEN:
+                break  # behind our close frame
+            frame = cast(Frame, event)
+            if frame.opcode is Opcode.PING:
+                self._outgoing.append(own.pop(0))
+            seconds = self._receive_frame(frame)
         self._write_outgoing()
         self._outgoing = None
-        self.send_data()  # the library's own: pongs, the close frame
-        if self.protocol.state is not OPEN and self._abort_at == inf:
-            self._depart()
+        if self.protocol.eof_sent and self._phase in (_Phase.OPEN, _Phase.CLOSING):
+            # A close frame was received, or a breach was found.
+            self._end(own)
         return seconds
 
     def _receive_frame(self, frame: Frame) -> float:
         session = self.session
-        if session is None or self._abort_at != inf:
-            return 0.0  # behind our close frame
+        assert session is not None  # the handshake has made it
         now = self._shared.sweep.time()
         seconds = session.charge(now)
         opcode = frame.opcode
@@ -308,33 +441,101 @@ class Connection(Writer):
             self.close_with(Close.INVALID_DATA, f"a text message is not UTF-8: {exc.reason} at byte {exc.start}")
             return
         self._carry_out(session.receive(text, now))
+        if session.state is State.AUTHENTICATED:
+            self.protocol.max_message_size = self._shared.max_size
+
+    # The opening handshake.
+
+    def _receive_request(self, data: bytes) -> bytes:
+        """Take a part of the request, and answer it when its head is whole.
+
+        Returns:
+            What came behind it and is to be read as frames: nothing unless the handshake is done.
+        """
+        assert self._head is not None
+        try:
+            parts = self._head.receive(data)
+            if parts is None:
+                return b""
+            head, rest = parts
+            # The library gets no more, because it would answer frames before the handshake.
+            self.protocol.receive_data(head)
+            events = self.protocol.events_received()
+            if not events:
+                raise reason_of(self.protocol, self._head.method)
+            self._shake_hands(cast(Request, events[0]))
+        except HandshakeError as exc:
+            self._refuse_handshake(exc)
+            return b""
+        return rest
 
     def _shake_hands(self, request: Request) -> None:
-        """Answer the opening handshake. The greeting leaves in the same write as the response."""
-        response = self._shared.door.admit(self, request) or self.protocol.accept(request)
+        """Accept the opening handshake. The greeting leaves in the same write as the response."""
+        shared = self._shared
+        response = self.protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            self._refuse_handshake(response)
-            return
+            raise reason_of(self.protocol, request.method)
+        if reason := shared.door.admit(self):
+            raise HandshakeError(reason)
+        if self.protocol.subprotocol is None and "Sec-WebSocket-Protocol" in request.headers:
+            # The names may hold a token, so they are not logged.
+            shared.refusals.warning(
+                "subprotocol",
+                "%s offers subprotocols, of which none is in the setting subprotocols; browsers then close",
+                self.peer,
+                client=self._client(""),
+                peer=self.peer,
+            )
         self.protocol.send_response(response)
         # The library's parser holds on to the request; its headers are 2 KiB that nobody will look at.
         request.headers.clear()
-        now = self._shared.sweep.time()
+        self._head = None
+        now = shared.sweep.time()
         self._abort_at = inf
-        self.session = session = Session(self._shared.authenticator, self._shared.limits, now)
+        self._phase = _Phase.OPEN
+        self.session = session = Session(shared.authenticator, shared.limits, now)
+        if session.state is State.ANONYMOUS:
+            self.protocol.max_message_size = min(MAX_UNAUTHORIZED, shared.max_size)
         # A random first interval, so that the pings of a reconnected fleet don't come in step.
-        self._next_ping = now + spread(self._shared.ping_interval)
-        self._shared.sweep.schedule(self, min(self._next_ping, session.deadline))
-        self._shared.metrics.handshakes += 1
-        self._shared.metrics.handshake_seconds.observe(now - self._accepted_at)
+        self._next_ping = now + spread(shared.ping_interval)
+        shared.sweep.schedule(self, min(self._next_ping, session.deadline))
+        shared.metrics.handshakes += 1
+        shared.metrics.handshake_seconds.observe(now - self._accepted_at)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s: connected", self.peer)
         self._start_writing()
         self.write(b"".join((*self.protocol.data_to_send(), _GREETING, text_frame(session_created(session.id)))))
 
-    def _refuse_handshake(self, response: Response) -> None:
-        """Answer with something else than 101, and end the connection. The response leaves with send_data()."""
-        self.protocol.send_response(response)
-        self._shared.metrics.refused_handshakes[response.status_code] += 1
-        self._abort_at = self._shared.sweep.time() + CLOSE_TIMEOUT
-        self._shared.sweep.hasten(self, self._abort_at)
+    def _refuse_handshake(self, error: HandshakeError) -> None:
+        """Answer with something else than 101 where there is somebody to answer, and end the connection."""
+        shared = self._shared
+        shared.metrics.refused_handshakes[error.reason] += 1
+        status, cause = REASONS[error.reason]
+        if error.reason == "error":
+            self._log_bug(self.protocol.handshake_exc)
+        if error.reason != "silent":
+            shared.refusals.warning(
+                f"handshake: {error.reason}",
+                "refused a handshake of %s with %s: %s%s",
+                *(self.peer, status or "no answer", cause, f" ({error.detail})" if error.detail else ""),
+                client=self._client(""),
+                peer=self.peer,
+                code=status,
+                reason=error.reason,
+            )
+        method = self._head.method if self._head is not None else ""
+        self._head = None
+        self._phase = _Phase.ENDING
+        self._abort_at = shared.sweep.time() + CLOSE_TIMEOUT
+        response = refusal(self.protocol, error, method)
+        if response is None:
+            self.abort()
+            return
+        shared.sweep.schedule(self, self._abort_at)
+        with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError on a closing transport
+            self.transport.write(response.serialize())
+            self.transport.write_eof()
+        shared.door.refused(self)
 
     # What the session wants.
 
@@ -376,7 +577,10 @@ class Connection(Writer):
             self._shared.refusals.warning(
                 # A refused token has other remedies than a missing one; both are unauthorized. The reason holds
                 # numbers that differ each time: "expired 3.2 s ago".
-                re.sub(r"\d[\d.]*", "N", f"{reply.refusal}: {reply.reason}" if reply.reason else reply.refusal),
+                # Other reasons hold what the client chose, a topic for one, so they make no kinds.
+                re.sub(r"\d[\d.]*", "N", f"unauthorized: {reply.reason}")
+                if reply.refusal == "unauthorized"
+                else reply.refusal,
                 "refused a request of %a at %s: %s %a",
                 *(subject, self.peer, reply.refusal, reply.reason),
                 client=self._client(subject),
@@ -409,19 +613,6 @@ class Connection(Writer):
             data = b"".join(self._outgoing)
             self._outgoing.clear()
             self.write(data)
-
-    def send_data(self) -> None:
-        """Write what the library wants to send, in its place behind what waits.
-
-        When the connection ends (the library asks for EOF), what waits isn't wanted any more.
-        """
-        for data in self.protocol.data_to_send():
-            if data:
-                (self.write if self.session is not None else self.transport.write)(data)
-            else:
-                self._drop_backlog()
-                with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError on a closing transport
-                    self.transport.write_eof()
 
     def _give_up(self, bound: str) -> None:
         """End a connection that can't keep up. ``bound`` is the one that it passed: bytes or age."""

@@ -7,6 +7,7 @@
     ├── StartupError        right settings, but the machine says no (a port is taken): exit status 1
     ├── TokenError          a token that grants nothing
     ├── CommandError        a command that can't do what it was asked to: exit status 1 or 2
+    ├── HandshakeError      an opening handshake that is refused
     ├── RequestError        a client's request that is answered with an ``error`` message
     └── LinkError           the link to Redis could not be made, or was lost
 
@@ -15,7 +16,16 @@ Exceptions of libraries are mapped to these at the edge where the library is cal
 
 from __future__ import annotations
 
-__all__ = ["CommandError", "LinkError", "RequestError", "SettingsError", "StartupError", "TokenError", "WsdError"]
+__all__ = [
+    "CommandError",
+    "HandshakeError",
+    "LinkError",
+    "RequestError",
+    "SettingsError",
+    "StartupError",
+    "TokenError",
+    "WsdError",
+]
 
 
 class WsdError(Exception):
@@ -66,6 +76,21 @@ class TokenError(WsdError):
         super().__init__(text)
         self.code = code
         self.subject = subject
+
+
+class HandshakeError(WsdError):
+    """An opening handshake is refused.
+
+    Args:
+        reason: one of :data:`wsd.handshake.REASONS`, which says what to answer and what the likely cause is.
+        detail: what is particular about this one, for the log and for the client. It never holds what may be secret:
+            paths, cookies and tokens.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
 
 
 class RequestError(WsdError):

@@ -1,6 +1,7 @@
 """The door: the listening socket, who is let in, and how everybody is seen out.
 
-``websockets.serve`` is the server; it makes a :class:`~wsd.connection.Connection` for each socket.
+The event loop makes a :class:`~wsd.connection.Connection` for each socket. It doesn't need ``websockets.serve``, which
+would make the library's connections, with a task each.
 """
 
 from __future__ import annotations
@@ -8,15 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
-from typing import cast
-
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
-from websockets.typing import Origin
 
 from wsd.connection import CLOSE_TIMEOUT, Connection, Shared
 from wsd.errors import StartupError
@@ -28,8 +22,9 @@ __all__ = ["POLITE_REFUSALS", "Gateway"]
 BACKLOG = 4096
 """Connections that wait to be accepted: a storm of reconnects. Linux caps it at net.core.somaxconn."""
 
-RETRY_AFTER = 5
-"""Seconds, for clients that are refused with 503."""
+RECEIVE_BUFFER = 32_768
+"""Bytes that the kernel keeps of what a client sent and we have not read; it doubles them for its own records, and
+without a size it would keep up to 6 MiB for each. Clients send little: a token, and a request now and then."""
 
 POLITE_REFUSALS = 64
 """Sockets beyond max_connections that are read from, to be answered with 503. More are closed unread."""
@@ -51,22 +46,21 @@ class Gateway:
     def __init__(self, max_connections: int, metrics: Metrics) -> None:
         self._max_connections = max_connections
         self._metrics = metrics
-        self._server: Server | None = None
+        self._server: asyncio.Server | None = None
         self._emptied = asyncio.Event()  # set when the last connection has left
         self.connections: set[Connection] = set()  # every accepted socket
+        self._inside = 0  # those that were let in and have not left
+        self._lingering: dict[Connection, None] = {}  # those that were refused and have not closed, oldest first
+        self._said_full = False  # whether the log has said that it is full, and not yet that it isn't any more
         self.draining = False
 
-    async def listen(
-        self, shared: Shared, host: str, port: int, *, max_size: int, origins: Sequence[str], dead_after: float
-    ) -> int:
+    async def listen(self, shared: Shared, host: str, port: int, *, dead_after: float) -> int:
         """Start to accept clients.
 
         Args:
             shared: what the connections share.
             host: the address to listen on.
             port: the port; 0 takes any that is free.
-            max_size: bytes of the largest message that a client may send.
-            origins: the origins that browsers may come from; empty if any may. Clients that are not browsers send none.
             dead_after: seconds after which the kernel gives up a client that acknowledges nothing.
 
         Returns:
@@ -76,54 +70,67 @@ class Gateway:
             StartupError: if it can't listen there.
         """
 
-        async def never(connection: ServerConnection) -> None:
-            raise AssertionError("connections are handled without a task")
-
         try:
-            self._server = await serve(
-                never,
-                host,
-                port,
-                create_connection=cast(type[ServerConnection], partial(Connection, shared)),
-                origins=[*(Origin(origin) for origin in origins), None] if origins else None,
-                compression=None,
-                max_size=max_size,
-                backlog=BACKLOG,
+            self._server = await asyncio.get_running_loop().create_server(
+                partial(Connection, shared), host, port, backlog=BACKLOG
             )
         except OSError as exc:
             raise StartupError(f"can't listen on {host} port {port}: {exc.strerror or exc}") from None
         for listener in self._server.sockets:
             # tcp(7); accepted sockets inherit it. Ends clients whose network is gone while data waits for them.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         return int(self._server.sockets[0].getsockname()[1])
 
     # Called by connections.
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many clients as may be."""
+        return self._inside >= self._max_connections
 
     def entered(self, connection: Connection) -> bool:
         """Count a socket in, unless there is no room even for a refusal."""
         self._metrics.connections += 1
         self.connections.add(connection)
-        return len(self.connections) <= self._max_connections + POLITE_REFUSALS
+        if len(self.connections) <= self._max_connections + POLITE_REFUSALS:
+            return True
+        if not self._lingering:
+            return False
+        # A client that could be let in comes before one that was refused and doesn't close.
+        oldest = next(iter(self._lingering))
+        del self._lingering[oldest]
+        oldest.abort()
+        return True
 
     def left(self, connection: Connection) -> None:
         """Count a socket out."""
         self.connections.discard(connection)
+        self._lingering.pop(connection, None)
         if connection.session is not None:
+            self._inside -= 1
             self._metrics.close_codes[_close_code(connection)] += 1
+            if self._said_full and self._inside <= min(self._max_connections - 1, 0.95 * self._max_connections):
+                self._said_full = False
+                logger.info("no longer full: %d connections, and new clients are let in", self._inside)
         if not self.connections:
             self._emptied.set()
 
-    def admit(self, connection: Connection, request: Request) -> Response | None:
-        """Refuse a handshake while draining, or when the house is full."""
+    def refused(self, connection: Connection) -> None:
+        """Note a socket that only waits for its client to close: it holds no place."""
+        self._lingering[connection] = None
+
+    def admit(self, connection: Connection) -> str:
+        """Let a client in, or return why not: draining, or full."""
         if self.draining:
-            reason = "draining: this replica is going away"
-        elif len(self.connections) > self._max_connections:
-            reason = f"full: this replica has {self._max_connections} connections"
-        else:
-            return None
-        response = connection.protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}; try again later.\n")
-        response.headers["Retry-After"] = str(RETRY_AFTER)
-        return response
+            return "draining"
+        if self.full:
+            if not self._said_full:
+                self._said_full = True
+                logger.warning("full: %d connections; new clients get 503 until some leave", self._inside)
+            return "full"
+        self._inside += 1
+        return ""
 
     # The end.
 

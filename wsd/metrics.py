@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from wsd import __version__
+from wsd.handshake import REASONS
 
 __all__ = ["Gauges", "Histogram", "Metrics", "registry"]
 
@@ -93,7 +94,7 @@ class Metrics:
         self.ping_timeouts = 0
         self.close_codes: Counter[str] = Counter()  # of connections that had a session
         self.refused_requests = Counter(dict.fromkeys(REFUSALS, 0))  # by slug
-        self.refused_handshakes: Counter[int] = Counter()  # by HTTP status
+        self.refused_handshakes = Counter(dict.fromkeys(REASONS, 0))  # by reason
         self.handshake_seconds = Histogram(_HANDSHAKE)
         self.pass_seconds = Histogram(_FINE)
         self.loop_lag_seconds = Histogram(_FINE)
@@ -129,7 +130,6 @@ _LABELLED = {
         "connections closed, by close code; 1006: without a close frame, other: with a code of the client's own",
     ),
     "refused_requests": ("code", "requests refused, by the error's code"),
-    "refused_handshakes": ("status", "opening handshakes refused, by HTTP status"),
 }
 
 _HISTOGRAMS = {
@@ -168,6 +168,7 @@ class _Scrape(Collector):
             for value, count in sorted(getattr(metrics, name).items()):
                 family.add_metric([str(value)], count)
             yield family
+        yield self._refused_handshakes()
         for name, text in _HISTOGRAMS.items():
             histogram = getattr(metrics, name)
             yield HistogramMetricFamily(f"wsd_{name}", text, buckets=histogram.buckets(), sum_value=histogram.sum)
@@ -181,6 +182,14 @@ class _Scrape(Collector):
         info = GaugeMetricFamily("wsd_info", "the version that runs", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+
+    def _refused_handshakes(self) -> CounterMetricFamily:
+        text = "opening handshakes refused, by reason, with the HTTP status of the answer, or none"
+        family = CounterMetricFamily("wsd_refused_handshakes", text, labels=["reason", "status"])
+        for reason, count in self._metrics.refused_handshakes.items():
+            status = REASONS[reason].status if reason in REASONS else 0
+            family.add_metric([reason, str(status or "none")], count)
+        return family
 
 
 def registry(metrics: Metrics, gauges: Gauges) -> CollectorRegistry:

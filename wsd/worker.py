@@ -149,14 +149,14 @@ class Worker:
             ping_timeout=settings.ping_timeout,
             bounds=self._bounds,
             refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
+            max_size=settings.max_message_size,
+            origins=settings.allowed_origins,
         )
         self.admin_port = await self._admin.listen(settings.admin_host, settings.admin_port)
         self.port = await self.gateway.listen(
             shared,
             settings.host,
             settings.port,
-            max_size=settings.max_message_size,
-            origins=settings.allowed_origins,
             dead_after=settings.ping_interval + settings.ping_timeout,
         )
         self._tasks = [asyncio.create_task(self.source.run()), asyncio.create_task(self._sweep.run())]

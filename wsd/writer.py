@@ -39,7 +39,7 @@ def _write_nothing(data: bytes) -> None:
     """The ``write`` of a connection that isn't open yet, or is closing."""
 
 
-class Writer(asyncio.Protocol):
+class Writer(asyncio.BaseProtocol):
     """A transport and what waits for it.
 
     Args:

@@ -6,11 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Never
 
 import jwt
 from websockets.asyncio.connection import Connection as LibraryConnection
-from websockets.asyncio.server import Server
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
@@ -96,7 +94,6 @@ class House:
         bounds = Bounds(max_backlog=1 << 20, max_backlog_age=3600.0)
         self.fanout = Fanout(self.topics, self.metrics, bounds, call_soon)
         self._gateway = Gateway(1_000_000, self.metrics)
-        self._server = Server(_never, _never)  # connections don't use it
         self._shared = Shared(
             door=self._gateway,
             topics=self.topics,
@@ -109,6 +106,7 @@ class House:
             ping_timeout=3600.0,
             bounds=bounds,
             refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
+            max_size=MAX_SIZE,
         )
 
     def join(self, listener: Listener, topics: Sequence[str]) -> None:
@@ -118,12 +116,8 @@ class House:
             self.topics.listen(topic, listener)
 
     def connection(self) -> Connection:
-        """What ``websockets.serve`` makes for an accepted socket. Call ``connection_made()`` next."""
-        return Connection(self._shared, ServerProtocol(max_size=MAX_SIZE), self._server)
-
-
-async def _never(*nothing: object) -> Never:
-    raise AssertionError("connections are made without the server")
+        """What the event loop makes for an accepted socket. Call ``connection_made()`` next."""
+        return Connection(self._shared)
 
 
 def library_connection(transport: asyncio.Transport) -> LibraryConnection:
