@@ -43,6 +43,49 @@ def test_every_form_of_a_value() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("http://app.example.com:80", "http://app.example.com"),
+        ("http://app.example.com:443", "http://app.example.com:443"),
+        ("https://app.example.com:80", "https://app.example.com:80"),
+        ("HTTPS://App.Example.com:0443", "https://app.example.com"),
+        ("http://[0:0::1]:8080", "http://[::1]:8080"),
+        ("https://[::1]:443", "https://[::1]"),
+        ("https://xn--nicode-2ya.org", "https://xn--nicode-2ya.org"),
+        ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+        ("app://obsidian.md", "app://obsidian.md"),
+        ("NULL", "null"),
+    ],
+)
+def test_an_origin_is_compared_as_browsers_send_it(given: str, sent: str) -> None:
+    assert Settings.model_validate({**OPEN, "allowed_origins": given}).allowed_origins == (sent,)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("wss://app.example.com", "with http or https in place of wss"),
+        ("ws://localhost:3000", "with http or https in place of ws"),
+        ("https://\u00fcnicode.org", "xn--"),
+        ("https://a.org:", "scheme://host:port"),
+        ("https://a.org:0", "scheme://host:port"),
+        ("https://a.org:65536", "scheme://host:port"),
+        ("https://a.org:https", "scheme://host:port"),
+        ("https://[::g]", "scheme://host:port"),
+        ("https://[:::]", "scheme://host:port"),
+        ("https://::1", "scheme://host:port"),
+        ("https://me@a.org", "scheme://host:port"),
+        ("a.org:443", "scheme://host:port"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(given: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({**OPEN, "allowed_origins": given}, environ={})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "values"),
     [
         ("host", ["", "a b", "[::1]", "a,b", "a\nb", "http://x", 7]),

@@ -7,6 +7,7 @@ takes their place. What was given is repeated in one readable line, whatever it 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,6 +53,13 @@ DAY = 86_400  # seconds; no time here is meant to be longer, and a timer can car
 SHORTEST = 0.001  # seconds; no timer is more precise
 
 MAX_GIVEN = 80  # characters of a refused value that a mistake repeats: enough to recognise it, and one line
+
+
+ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[^/\s?#@*:\[\]\\,]+)(?::(?P<port>[0-9]{1,5}))?"
+)
+
+DEFAULT_PORTS = {"http": 80, "https": 443}  # those that browsers leave out of an origin
 
 
 class Allowed(NamedTuple):
@@ -164,11 +172,29 @@ def _algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
-    for origin in value:
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@*]+", origin.lower()) and origin != "null":
-            raise ValueError(f"scheme://host or scheme://host:port, unlike {quoted(origin)}")
-    # Browsers send an origin's scheme and host in lower case (RFC 6454, section 4).
-    return tuple(dict.fromkeys(origin.lower() for origin in value))
+    return tuple(dict.fromkeys(map(_origin, value)))
+
+
+def _origin(given: str) -> str:
+    """Write an origin as browsers send it (RFC 6454, section 6.2), because it is compared as text."""
+    origin = given.lower()
+    if origin == "null":
+        return origin
+    match = ORIGIN.fullmatch(origin)
+    if match is None or int(match["port"] or 1) not in range(1, 65_536):
+        raise ValueError(f"scheme://host or scheme://host:port, unlike {quoted(given)}")
+    scheme, host = match["scheme"], match["host"]
+    if scheme in ("ws", "wss"):
+        raise ValueError(f"the page's origin, with http or https in place of {scheme}, unlike {quoted(given)}")
+    if not host.isascii():
+        raise ValueError(f"the host as browsers send it (xn--…), unlike {quoted(given)}")
+    if host.startswith("["):
+        try:
+            host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
+        except ValueError:
+            raise ValueError(f"scheme://host or scheme://host:port, unlike {quoted(given)}") from None
+    port = match["port"] and int(match["port"])
+    return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
 
 
 # The kinds
