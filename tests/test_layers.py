@@ -27,6 +27,7 @@ LAYERS = (
         "snapshot",
         "systemd",
         "logs",
+        "outlet",
         "redis.address",
         "redis.tls",
     },
@@ -42,6 +43,7 @@ TO_COME = {"supervisor"}
 # Who may import from a room of the same layer.
 NEIGHBOURS = {
     ("handshake", "errors"),
+    ("logs", "outlet"),
     ("protocol", "errors"),
     ("redis.address", "redis.tls"),
     ("config", "keys"),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from wsd import logs
 from wsd.logs import BoundedLogger, JSONFormatter, fields, set_level, setup
 
 NASTY = [
@@ -30,14 +31,22 @@ NASTY = [
 
 
 @pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+def log(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """What was written to standard error. Leaves the logging of the tests as it was."""
     root = logging.getLogger()
     names = ["wsd", "wsd.x", "websockets", "asyncio"]
     handlers, root.handlers = root.handlers, []
     levels = {name: logging.getLogger(name).level for name in names}
-    yield lambda: capsys.readouterr().err
+
+    def read() -> str:
+        root.handlers[0].flush()
+        return capfd.readouterr().err
+
+    yield read
+    for handler in root.handlers:
+        handler.close()
     root.handlers = handlers
+    logs._handler = None
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from wsd import __version__
+from wsd import __version__, logs
 from wsd.handshake import REASONS
 
 __all__ = ["Gauges", "Histogram", "Metrics", "registry"]
@@ -99,6 +99,11 @@ class Metrics:
         self.pass_seconds = Histogram(_FINE)
         self.loop_lag_seconds = Histogram(_FINE)
 
+    @property
+    def log_lines_lost(self) -> int:
+        """Lines of the log that could not be written."""
+        return logs.lost()
+
 
 Gauges = Callable[[], dict[str, float]]
 """Returns what can be looked up at scrape time, by the names in :data:`_GAUGES`, sessions as ``sessions_STATE``."""
@@ -121,6 +126,7 @@ _COUNTERS = {
     "handshakes": "opening handshakes completed",
     "dropped_bytes": "bytes that waited for slow consumers when they were given up",
     "ping_timeouts": "connections aborted because a ping was not answered",
+    "log_lines_lost": "lines of the log that were lost, because nobody read it or the disk was full",
 }
 
 _LABELLED = {

@@ -11,10 +11,12 @@ import re
 import resource
 import signal
 import socket
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 import uvloop
 
@@ -62,12 +64,14 @@ def run(
     Raises:
         StartupError: if it can't start on this machine.
     """
+    logs.catch_all()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_live(settings, reload, started))
 
 
 async def _live(settings: Settings, reload: Callable[[], Settings], started: Callable[[Worker], None]) -> None:
     worker = Worker(settings)
+    asyncio.get_running_loop().set_exception_handler(worker.log_bug)
     worker.handle_signals(reload)
     try:
         await worker.startup()
@@ -119,6 +123,7 @@ class Worker:
                 on_lost=self.topics.unconfirm,
             ),
         )
+        self._bugs = BoundedLogger(logger)
         self._sweep = Sweep(loop.time, self._tick)
         self.gateway = Gateway(_connection_limit(settings.max_connections), self.metrics)
         self._admin = Admin(registry(self.metrics, self._gauges), self.unready, self._describe_links)
@@ -237,6 +242,19 @@ class Worker:
     def _tick(self, late: float) -> None:
         self.metrics.loop_lag_seconds.observe(late)
         logs.tick()
+
+    def log_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log and count what a callback raised; a line for each place, bounded, because a client may cause it."""
+        exc = context.get("exception")
+        message = str(context.get("message", "unknown"))
+        kind = message
+        if isinstance(exc, BaseException):
+            self.metrics.internal_errors += 1
+            frames = traceback.extract_tb(exc.__traceback__)
+            kind = f"{type(exc).__name__} in {frames[-1].filename}:{frames[-1].lineno}" if frames else repr(type(exc))
+            self._bugs.exception(kind, "%s", message, exc=exc)
+        else:
+            self._bugs.warning(kind, "the event loop says: %s", message)
 
     def unready(self) -> str:
         """Why clients should be sent elsewhere, or ``""`` if they should come."""

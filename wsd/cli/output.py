@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
+from wsd import logs
 from wsd.errors import CommandError
 
 __all__ = ["close_stdout", "printable", "say", "write"]
@@ -29,7 +30,9 @@ def write(line: bytes | str) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line on standard error."""
+    """Print a line on standard error: in the log where there is one, because a daemon must not wait for its reader."""
+    if logs.say(printable(line)):
+        return
     with suppress(OSError):  # nobody reads it any more
         print(f"wsd: {printable(line)}", file=sys.stderr, flush=True)
 
