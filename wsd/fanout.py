@@ -43,8 +43,8 @@ from wsd.topics import Listener, Topic, TopicTable
 __all__ = ["PORTION", "Bounds", "Fanout"]
 
 PORTION = 65_536
-"""Bytes handed to a socket at a time, unless a single message is longer. Twice as much saved less than 3 % of the CPU
-of a burst."""
+"""Bytes handed to a socket at a time, unless a single message is longer. Twice as much saves a tenth of the CPU of a
+burst (60 ns a delivery), but a write takes twice as long, and so does whatever waits for it."""
 
 SLICE = 0.002
 """Seconds of sorting and writing before the loop gets a turn."""
