@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -330,7 +332,18 @@ def test_sighup_takes_a_new_key_and_keeps_the_old_one_if_it_is_bad(
     config.write_text("")
     key_file.write_text("another key, which no token here is signed with, of sixty-four bytes or more")
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for("reloaded")
+    line = daemon.wait_for("reloaded")
+    assert "the key is a new one, and sessions that were authorized with the old key go on until" in line
+    assert "no other setting has changed" in line
+    config.write_text('max_topics = 7\nping_interval = 3\nlog_level = "debug"')
+    daemon.signal(signal.SIGHUP)
+    line = daemon.wait_for("reloaded")
+    assert (
+        "the log level is debug; the key is the same; changed, which needs a restart: ping_interval, max_topics" in line
+    )
+    exposed = urllib.request.urlopen(f"{daemon.admin}/metrics").read().decode()
+    assert 'wsd_reloads_total{result="done"} 2.0' in exposed
+    assert 'wsd_reloads_total{result="failed"} 2.0' in exposed
     with pytest.raises(PermissionError):
         connect(daemon, "new-key")
     daemon.signal(signal.SIGTERM)
@@ -369,3 +382,52 @@ async def test_a_client_that_was_closed_cannot_speak(redis: RedisServer) -> None
         with pytest.raises(Closed):
             client.send({"action": "ping"})
             await client.receive()
+
+
+def test_signals_that_others_take_for_a_reload_end_nothing(start: Callable[..., Daemon]) -> None:
+    daemon = start("--drain-seconds", "0")
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        daemon.signal(number)
+        daemon.wait_for(f"{number.name} means nothing")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
+EARLY = """
+import os, signal, sys
+from wsd import cli
+whole = cli.import_quietly
+def signalled(name):
+    os.kill(os.getpid(), signal.Signals[sys.argv.pop()])  # before the libraries are imported
+    cli.import_quietly = whole
+    return whole(name)
+cli.import_quietly = signalled
+sys.exit(cli.main())
+"""
+
+
+class EarlyDaemon(Daemon):
+    """Gets the signal that is its last argument in the first moment of its life."""
+
+    program = (sys.executable, "-c", EARLY)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_that_comes_before_the_handlers_is_done_behind_them(name: str, redis: RedisServer) -> None:
+    flags = ("--auth", "none", "--port", "0", "--admin-port", "0", "--drain-seconds", "0", "--redis-url", redis.url)
+    daemon = EarlyDaemon(*flags, name)
+    try:
+        said = "reloaded: " if name == "SIGHUP" else f"{name} means nothing"
+        if not any(said in line for line in list(daemon.log)):
+            daemon.wait_for(said)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    finally:
+        daemon.kill()
+
+
+def test_sigterm_in_the_first_moment_ends_it_at_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, "serve", "SIGTERM"], capture_output=True, check=False, timeout=15
+    )
+    assert done.returncode == -signal.SIGTERM

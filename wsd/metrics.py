@@ -95,6 +95,7 @@ class Metrics:
         self.close_codes: Counter[str] = Counter()  # of connections that had a session
         self.refused_requests = Counter(dict.fromkeys(REFUSALS, 0))  # by slug
         self.refused_handshakes = Counter(dict.fromkeys(REASONS, 0))  # by reason
+        self.reloads = Counter({"done": 0, "failed": 0})  # by result
         self.handshake_seconds = Histogram(_HANDSHAKE)
         self.pass_seconds = Histogram(_FINE)
         self.loop_lag_seconds = Histogram(_FINE)
@@ -136,6 +137,7 @@ _LABELLED = {
         "connections closed, by close code; 1006: without a close frame, other: with a code of the client's own",
     ),
     "refused_requests": ("code", "requests refused, by the error's code"),
+    "reloads": ("result", "times that SIGHUP made the daemon read its settings anew, by result: done or failed"),
 }
 
 _HISTOGRAMS = {

@@ -43,6 +43,9 @@ RESERVED_DESCRIPTORS = 64 + POLITE_REFUSALS
 """Descriptors that aren't for clients: listeners, Redis, admin requests, the loop's own, and sockets that are refused.
 Out of descriptors, uvloop accepts and closes in silence."""
 
+RELOADED = frozenset({"jwt_key", "jwt_key_file", "log_level"})
+"""Settings that SIGHUP takes over. The others need a restart."""
+
 ENOUGH_DESCRIPTORS = 1_048_576
 """Where the system sets no limit."""
 
@@ -102,6 +105,7 @@ class Worker:
         self.port = self.admin_port = 0  # where it listens, after startup()
         self.metrics = Metrics()
         self._authenticator = _make_authenticator(settings)
+        self._key = settings.key() if settings.auth == "jwt" else b""  # to see whether a reload brings another
         self.topics = TopicTable(
             settings.channel_prefix,
             self._subscribe,
@@ -197,11 +201,21 @@ class Worker:
     # Signals.
 
     def handle_signals(self, reload: Callable[[], Settings]) -> None:
-        """SIGTERM and SIGINT stop the daemon, SIGHUP makes it read the key and the log level anew."""
+        """SIGTERM and SIGINT stop the daemon, SIGHUP makes it read the key and the log level anew.
+
+        SIGUSR1 and SIGUSR2, which others take for "open the log again", would end a process by default.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload, reload)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(number, self._ignore_signal, number)
+        # Blocked since the start of the program (see wsd.cli): one that came in the meantime is delivered now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
+
+    def _ignore_signal(self, number: signal.Signals) -> None:
+        self._bugs.warning(number.name, "%s means nothing to wsd; SIGHUP makes it read the key anew", number.name)
 
     def stop(self) -> None:
         """Drain; the second time, stop at once."""
@@ -209,19 +223,49 @@ class Worker:
 
     def reload(self, load: Callable[[], Settings]) -> None:
         """Take over the key and the log level from settings that are read anew; keep the old ones if they are wrong."""
+        result = "failed"
         try:
-            settings = load()
-            if isinstance(self._authenticator, JWTAuthenticator):
-                if settings.jwt_algorithms != self._settings.jwt_algorithms:
-                    raise SettingsError(["jwt_algorithms: changed, which needs a restart"])
-                self._authenticator.use_key(settings.key())
+            lines = self._take_over(load())
+            result = "done"
         except SettingsError as exc:
-            logger.error("reload failed, the old key and log level stay: %s", "; ".join(exc.mistakes))
+            reason = "; ".join(exc.mistakes)
+            logger.error(
+                "reload failed, the old key and log level stay: %s",
+                reason,
+                extra=logs.fields(result=result, reason=reason),
+            )
         else:
-            set_level(settings.log_level)
-            for tls in {server.tls for server in addresses(self._deployment) if server.tls is not None}:
-                tls.renewed()  # the next connection would look too; who sends SIGHUP wants to hear of it now
-            logger.info("reloaded the key and the log level (%s); other settings need a restart", settings.log_level)
+            logger.info("reloaded: %s", "; ".join(lines), extra=logs.fields(result=result))
+        finally:
+            self.metrics.reloads[result] += 1
+
+    def _take_over(self, settings: Settings) -> list[str]:
+        """Take over what a running daemon can; return what became of it, for the log."""
+        restart = [
+            name
+            for name in Settings.model_fields
+            if name not in RELOADED and getattr(settings, name) != getattr(self._settings, name)
+        ]
+        lines = [f"the log level is {settings.log_level}"]
+        if isinstance(self._authenticator, JWTAuthenticator):
+            # The new key may be one for the new way only.
+            if held := [name for name in ("auth", "jwt_algorithms") if name in restart]:
+                raise SettingsError([f"{', '.join(held)}: changed, which needs a restart"])
+            key = settings.key()
+            if key == self._key:
+                lines.append("the key is the same")
+            else:
+                self._authenticator.use_key(key)
+                lines.append(
+                    "the key is a new one, and sessions that were authorized with the old key go on until the exp of"
+                    " their token"
+                )
+            self._key = key
+        set_level(settings.log_level)
+        for tls in {server.tls for server in addresses(self._deployment) if server.tls is not None}:
+            tls.renewed()  # the next connection would look too; who sends SIGHUP wants to hear of it now
+        changed = f"changed, which needs a restart: {', '.join(restart)}" if restart else "no other setting has changed"
+        return [*lines, changed]
 
     # Between the parts. The table and the source know each other; the table is made first.
 

@@ -21,6 +21,7 @@ Ctrl-C where it is not the usual end.
 from __future__ import annotations
 
 import signal
+import sys
 from importlib import import_module
 from types import ModuleType
 
@@ -33,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; without it those of the process.
     """
+    if argv is None and sys.argv[1:2] == ["serve"]:
+        # They would end a daemon that has no handlers yet. The worker takes them, with those that came until then.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
     try:
         status: int = import_quietly("wsd.cli.commands").run(argv)
     except KeyboardInterrupt:
