@@ -107,7 +107,18 @@ def test_an_origin_that_no_browser_sends_is_refused(given: str, words: str) -> N
         ("jwt_algorithms", ["", ",", "none", "hs256", "HS256,RS256", "HS256,none", 5, [5]]),
         (
             "allowed_origins",
-            ["*", "https://*.example.org", "https://a.org/", "a.org", "https://a.org/x", "https://", 5],
+            [
+                "*",
+                "wss://a.org",
+                "https://a.org:x",
+                "https://a.org:99999",
+                "https://*.example.org",
+                "https://a.org/",
+                "a.org",
+                "https://a.org/x",
+                "https://",
+                5,
+            ],
         ),
         ("max_connections", ["-1", "10000001", "x"]),
         (

@@ -34,6 +34,7 @@ def test_defaults() -> None:
         "jwt_leeway": "5",
         "require_topics_claim": "false",
         "allowed_origins": "",
+        "subprotocols": "",
         "auth_timeout": "10",
         "ping_interval": "20",
         "ping_timeout": "20",

@@ -228,7 +228,7 @@ async def test_a_client_that_is_not_read_from_is_not_taken_for_dead(redis: Redis
 async def test_before_authorization_a_message_is_small(redis: RedisServer) -> None:
     key = "0123456789abcdef0123456789abcdef"
     async with serving(redis, auth="jwt", jwt_key=key) as worker, Client(worker.port) as client:
-        client.send_frame(TEXT, b" " * 20_000)
+        client.send_frame(TEXT, b" " * 24_000)
         assert (await client.closed()).code == 1009
     async with serving(redis) as worker, Client(worker.port) as client:
         client.send_frame(TEXT, b" " * 60_000)
@@ -269,3 +269,44 @@ def test_a_head_is_bounded() -> None:
             head.receive(b"" if len(head) else HOST)
             head.receive(b"A: " + base64.b64encode(os.urandom(1500)) + b"\r\n")
     assert len(head) < MAX_REQUEST + 4096
+
+
+# Subprotocols.
+
+
+@pytest.mark.parametrize(
+    ("ours", "offered", "selected"),
+    [
+        ("", "a, b", None),
+        ("b,a", "a, b", "b"),
+        ("a", "bearer.SECRET, a", "a"),
+        ("a", "bearer.SECRET", None),
+        ("a", "", None),
+    ],
+)
+async def test_the_first_subprotocol_that_both_know_is_selected(
+    redis: RedisServer, ours: str, offered: str, selected: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = f"Sec-WebSocket-Protocol: {offered}\r\n" if offered else ""
+    async with serving(redis, subprotocols=ours) as worker, Client(worker.port, headers=headers) as client:
+        assert (f"Sec-WebSocket-Protocol: {selected}\r\n" in client.response) == (selected is not None)
+        assert ("Sec-WebSocket-Protocol" in client.response) == (selected is not None)
+    assert ("offers subprotocols" in caplog.text) == (bool(offered) and selected is None)
+    assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("allowed", "sent"),
+    [
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("http://App.Example.com:80", "http://app.example.com"),
+        ("https://app.example.com:0443", "https://app.example.com"),
+        ("https://app.example.com:80", "https://app.example.com:80"),
+        ("https://[::1]:443", "https://[::1]"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("null", "null"),
+    ],
+)
+async def test_an_origin_is_written_as_browsers_send_it(redis: RedisServer, allowed: str, sent: str) -> None:
+    async with serving(redis, allowed_origins=allowed) as worker, Client(worker.port, headers=f"Origin: {sent}\r\n"):
+        pass

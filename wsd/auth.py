@@ -32,7 +32,7 @@ import jwt
 
 from wsd.errors import TokenError
 
-__all__ = ["Authenticator", "Grant", "JWTAuthenticator", "OpenAuthenticator"]
+__all__ = ["MAX_TOKEN", "Authenticator", "Grant", "JWTAuthenticator", "OpenAuthenticator"]
 
 MAX_LIFETIME = 10 * 365 * 86400.0
 """Seconds. A later ``exp`` counts as this: a claim of 10**400 is valid JSON, but must not reach a timer."""

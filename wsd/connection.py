@@ -42,7 +42,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import BytesLike, Origin, Subprotocol
 
-from wsd.auth import Authenticator
+from wsd.auth import MAX_TOKEN, Authenticator
 from wsd.backoff import spread
 from wsd.errors import HandshakeError
 from wsd.fanout import Bounds, Fanout
@@ -70,8 +70,8 @@ READ_SLICE = 4096
 MAX_LINGER = 262_144
 """Bytes read from a connection that ends: a close frame may lie behind what the client had sent before."""
 
-MAX_UNAUTHORIZED = 16_384
-"""Bytes of a message before authorization: a token of 8 KiB and what stands around it."""
+MAX_UNAUTHORIZED = MAX_TOKEN + 4096
+"""Bytes of a message before authorization: a token, and what stands around it."""
 
 MAX_PAUSE = 5.0
 """Seconds for which nothing is read from a client that is far above its request rate."""

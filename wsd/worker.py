@@ -160,6 +160,7 @@ class Worker:
             refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
             max_size=settings.max_message_size,
             origins=settings.allowed_origins,
+            subprotocols=settings.subprotocols,
         )
         self.admin_port = await self._admin.listen(settings.admin_host, settings.admin_port)
         self.port = await self.gateway.listen(

@@ -41,6 +41,7 @@ __all__ = [
     "RedisUrl",
     "Seconds",
     "SecondsOrNone",
+    "Subprotocols",
     "Switch",
     "Text",
     "Url",
@@ -197,6 +198,13 @@ def _origin(given: str) -> str:
     return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
 
 
+def _subprotocols(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", name):  # a token of RFC 9110, section 5.6.2
+            raise ValueError(f"a name without blanks and separators, unlike {quoted(name)}")
+    return tuple(dict.fromkeys(value))
+
+
 # The kinds
 
 Switch = Annotated[bool, Allowed("true or false")]
@@ -243,6 +251,13 @@ Origins = Annotated[
     BeforeValidator(_items),
     AfterValidator(_origins),
     Allowed("a comma list of origins such as https://example.org, without a path"),
+]
+Subprotocols = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_items),
+    AfterValidator(_subprotocols),
+    Allowed("a comma list of names such as chat.v2"),
 ]
 
 Auth = Annotated[Literal["jwt", "none"], BeforeValidator(_lower), Allowed("jwt or none")]

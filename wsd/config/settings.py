@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         description="origins of the pages that may connect; empty: any, and clients that send none",
     )
 
+    subprotocols: kinds.Subprotocols = Field(
+        default=(),
+        description="WebSocket subprotocols; the first that a client offers too is selected, and none is no refusal",
+    )
+
     auth_timeout: kinds.Seconds = Field(
         default=10.0, description="seconds a client has to authorize before it is closed with 4001"
     )
