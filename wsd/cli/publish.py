@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -286,7 +287,7 @@ def _why(exc: Exception, deployment: Deployment) -> str:
         text = "the slots are on the move; try again" if settling else "it is a node of a Cluster; use redis+cluster://"
     elif text.startswith("unknown command") and "SPUBLISH" in text.partition(",")[0]:
         text = "sharded channels need Redis 7.0"  # its own words go on with the payload
-    elif "Connection closed by server" in text or "Protocol Error" in text:
+    elif re.search("Connection closed by server|protocol error", text, re.IGNORECASE):
         text = f"what answers is no Redis, or wants TLS (rediss://): {text}"
     elif any(server.tls for server in addresses(deployment)) and any(reason in text for reason in NO_TLS):
         text = f"is there a server with TLS? redis:// is without TLS: {text}"
