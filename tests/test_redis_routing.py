@@ -64,7 +64,7 @@ class PlayedLink:
         self.released: list[bytes] = []
         self.missed = True  # whether what is released was delivered
         self.problem = ""
-        self.failing = self.astray = self.running = False
+        self.failing = self.astray = self.running = self.held = False
         self.retries = 0
 
     @property
@@ -88,6 +88,9 @@ class PlayedLink:
 
     def retry(self) -> None:
         self.retries += 1
+
+    def hold(self, full: bool) -> None:
+        self.held = full
 
     async def run(self) -> None:
         self.running = True
@@ -158,6 +161,16 @@ async def test_a_channel_goes_to_the_link_of_its_node_and_links_are_opened_when_
         await asyncio.sleep(0)
         assert house.links[A].running
         assert house.cluster.wanted == house.cluster.confirmed == 2
+
+
+async def test_links_are_held_those_too_that_are_opened_meanwhile() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        house.cluster.hold(True)
+        house.cluster.subscribe(HIGH)
+        assert [house.links[place].held for place in (A, B)] == [True, True]
+        house.cluster.hold(False)
+        assert [house.links[place].held for place in (A, B)] == [False, False]
 
 
 async def test_channels_move_with_their_slots_and_the_old_link_is_closed() -> None:
