@@ -273,6 +273,63 @@ def test_a_closed_descriptor_ends_neither_thread_nor_daemon(start: Callable[...,
     daemon.process.wait(PATIENCE)
 
 
+@pytest.mark.parametrize(
+    ("flags", "environment", "file", "words"),
+    [
+        (["--port", "x", "--log-format", "json"], {}, "", "port: 'x'"),
+        (["--port=x", "--log-format=json"], {}, "", "port: 'x'"),
+        (["--prot", "3"], {"WSD_LOG_FORMAT": "JSON"}, "", "--prot: no such flag"),
+        ([], {"WSD_PORT": "x", "WSD_LOG_FORMAT": "json"}, "", "port: 'x'"),
+        ([], {}, 'log_format = "json"\nnosuch = 1', "nosuch"),
+    ],
+)
+def test_mistakes_in_the_settings_are_json_where_the_log_is(
+    flags: list[str], environment: dict[str, str], file: str, words: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "wsd.toml"
+    config.write_text(file)
+    done = subprocess.run(
+        [sys.executable, "-m", "wsd", "serve", "--auth", "none", "--config", str(config), *flags],
+        env={name: value for name, value in os.environ.items() if not name.startswith("WSD_")} | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2
+    (entry,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (entry["level"], entry["logger"]) == ("error", "wsd")
+    assert words in entry["message"]
+
+
+def test_mistakes_in_the_settings_are_said_to_nobody_without_waiting() -> None:
+    reading, writing = small_pipe()
+    fill(writing)
+    daemon = Logging(writing, "--ping-interval", "x")
+    assert daemon.process.wait(PATIENCE) == 2
+    os.close(reading)
+    os.close(writing)
+
+
+BUG = """
+import sys
+from wsd import cli, worker
+def run(*arguments):
+    raise ZeroDivisionError("a bug")
+worker.uvloop.new_event_loop = run
+sys.exit(cli.main())
+"""
+
+
+def test_an_uncaught_exception_is_one_json_object() -> None:
+    command = [sys.executable, "-c", BUG, "serve", "--auth=none", "--log-format=json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    entry = [json.loads(line) for line in done.stderr.splitlines()][-1]
+    assert entry["level"] == "critical"
+    assert entry["traceback"].endswith("ZeroDivisionError: a bug")
+
+
 def test_start_up_errors_come_in_order_behind_the_log(redis: RedisServer) -> None:
     reading, writing = os.pipe()
     daemon = Logging(writing, "--host", "203.0.113.1", "--redis-url", redis.url, "--log-format", "json")

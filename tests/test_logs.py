@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -299,3 +302,50 @@ def test_fields_are_members_of_the_json_object_and_hide_none(log: Callable[[], s
     first, second = entries(log())
     assert (first["topic"], first["code"], first["message"], first["odd"]) == ("a\nb", 4008, "it says so", "{1}")
     assert (second["message"], second["peer"]) == ("refused", "192.0.2.1:5")
+
+
+def test_what_python_prints_by_itself_is_in_the_log(log: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in (
+        (sys, "excepthook"),
+        (sys, "unraisablehook"),
+        (threading, "excepthook"),
+        (warnings, "showwarning"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    setup("info", "json")
+    logs.catch_all()
+    thread = threading.Thread(target=lambda: 1 / 0, name="mine")
+    thread.start()
+    thread.join()
+    warnings.showwarning("look", UserWarning, "x.py", 3)
+    try:
+        raise ValueError("unraisable")
+    except ValueError as exc:
+        error = exc
+    sys.excepthook(ValueError, error, error.__traceback__)
+    thrown, warned, uncaught = entries(log())
+    assert thrown["message"] == "the thread 'mine' ended"
+    assert "ZeroDivisionError" in thrown["traceback"]
+    assert (warned["logger"], warned["message"]) == ("py.warnings", "UserWarning: look (x.py, line 3)")
+    assert uncaught["traceback"].endswith("ValueError: unraisable")
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_line_is_bounded_and_one_that_is_wrong_is_said(format: str, log: Callable[[], str]) -> None:
+    setup("info", format)
+    logging.getLogger("wsd.x").info("x" * 1_000_000, extra=fields(reason="y" * 1_000_000))
+    logging.getLogger("wsd.x").info("%d of them", "many")
+    first, second = log().splitlines()
+    assert len(first) < 12_000
+    assert "a line can't be written (TypeError): '%d of them'" in second
+
+
+def test_nothing_in_a_traceback_passes_for_a_line(log: Callable[[], str]) -> None:
+    setup("info", "text")
+    try:
+        raise ValueError("bad\n2026-01-01 00:00:00,000 ERROR   wsd: forged\x1b[31m")
+    except ValueError:
+        logging.getLogger("wsd.x").exception("it failed")
+    head, *rest = log().splitlines()
+    assert head.endswith("it failed")
+    assert all(line.startswith("  ") and line.isprintable() for line in rest)

@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 from wsd.outlet import Outlet
 
-__all__ = ["BoundedLogger", "catch_all", "fields", "flush", "lost", "say", "set_level", "setup", "tick"]
+__all__ = ["BoundedLogger", "active", "catch_all", "fields", "flush", "lost", "say", "set_level", "setup", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class _Handler(logging.Handler):
 
 
 def _record(level: int, message: str, exc_info: Any = None) -> logging.LogRecord:
-    return logging.LogRecord(__name__, level, __file__, 0, message.replace("%", "%%"), None, exc_info)
+    return logging.LogRecord(__name__, level, __file__, 0, message, None, exc_info)
 
 
 def _stderr() -> int:
@@ -160,6 +160,11 @@ def setup(level: str, format: str) -> None:
     logging.getLogger("websockets").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     set_level(level)
+
+
+def active() -> bool:
+    """Whether this process has a log."""
+    return _handler is not None
 
 
 def lost() -> int:

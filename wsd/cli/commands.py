@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
+from wsd import logs
 from wsd.cli import import_quietly
 from wsd.cli.arguments import parse
 from wsd.cli.output import close_stdout, say
+from wsd.config import log_format
 from wsd.errors import CommandError, SettingsError, StartupError
 
 __all__ = ["run"]
@@ -25,8 +29,9 @@ MODULES = {
 def run(argv: list[str] | None) -> int:
     """Run the command line; return the exit status."""
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
-        status: int = import_quietly(MODULES[args.command]).run(args)
+        with _as_daemon() if argv is None and sys.argv[1:2] == ["serve"] else nullcontext():
+            args = parse(sys.argv[1:] if argv is None else argv)
+            status: int = import_quietly(MODULES[args.command]).run(args)
     except SettingsError as exc:
         for mistake in exc.mistakes:
             say(mistake)
@@ -43,3 +48,29 @@ def run(argv: list[str] | None) -> int:
     except SystemExit as exc:  # argparse, after --help and --version
         return exc.code if isinstance(exc.code, int) else 0
     return status
+
+
+@contextmanager
+def _as_daemon() -> Iterator[None]:
+    """Let what ends a daemon before it has its settings be said as its log is: in its format, without waiting."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException:
+        if not logs.active():
+            flags = _flags(sys.argv[2:])
+            config = flags.pop("config", None)
+            logs.setup("info", log_format(flags, config=config))
+            logs.catch_all()
+        raise
+
+
+def _flags(argv: list[str]) -> dict[str, str]:
+    """The flags that say how to log, of arguments that may be wrong."""
+    flags = {}
+    for place, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--log-format", "--config"):
+            flags[flag[2:].replace("-", "_")] = value if equals else "".join(argv[place + 1 : place + 2])
+    return flags

@@ -19,7 +19,7 @@ What a value may be stands in `kinds`, which settings there are in `settings`, w
 
 from wsd.config.kinds import RedisUrl
 from wsd.config.settings import Settings, allowed, describe, flag_fields, is_loopback, text, warnings
-from wsd.config.sources import load, load_with_places
+from wsd.config.sources import load, load_with_places, log_format
 
 __all__ = [
     "RedisUrl",
@@ -30,6 +30,7 @@ __all__ = [
     "is_loopback",
     "load",
     "load_with_places",
+    "log_format",
     "text",
     "warnings",
 ]

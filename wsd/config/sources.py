@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from wsd.config.settings import Settings, allowed, flag_fields
 from wsd.errors import SettingsError
 from wsd.redis.address import has_password, mask_url
 
-__all__ = ["load", "load_with_places"]
+__all__ = ["load", "load_with_places", "log_format"]
 
 # What Kubernetes puts into every container's environment for a Service called wsd or wsd-something: names of
 # its own, and a URL where a port number is expected.
@@ -64,6 +65,19 @@ def load_with_places(
     reading.environ(environ)
     reading.flags(flags)
     return reading.settings(), reading.places()
+
+
+def log_format(
+    flags: Mapping[str, object], *, environ: Mapping[str, str] = os.environ, config: Path | str | None = None
+) -> str:
+    """Find the log_format for lines that say what is wrong with the settings. Mistakes are passed over here."""
+    reading = _Reading()
+    with suppress(SettingsError):
+        if (path := environ.get("WSD_CONFIG") if config is None else config) is not None:
+            reading.file(path)
+    reading.environ(environ)
+    reading.flags(flags)
+    return "json" if str(reading.given("log_format")).lower() == "json" else "text"
 
 
 class _Given(NamedTuple):
@@ -157,6 +171,10 @@ class _Reading:
                 )
             elif value is not None:
                 self._given[name] = _Given(value, _flag(name))
+
+    def given(self, name: str) -> object:
+        """What the strongest source has for a setting; None if none has."""
+        return self._given[name].value if name in self._given else None
 
     def settings(self) -> Settings:
         """Validate what was found.
