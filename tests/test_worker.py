@@ -431,3 +431,22 @@ def test_sigterm_in_the_first_moment_ends_it_at_once() -> None:
         [sys.executable, "-c", EARLY, "serve", "SIGTERM"], capture_output=True, check=False, timeout=15
     )
     assert done.returncode == -signal.SIGTERM
+
+
+def test_at_debug_level_a_session_can_be_followed(start: Callable[..., Daemon]) -> None:
+    daemon = start("--drain-seconds", "0", "--log-level", "debug", "--log-format", "json")
+    hang_up(connect(daemon, "followed-\u00e9"))
+    daemon.wait_for("gone")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    entries = [json.loads(line) for line in daemon.log]
+    life = [entry for entry in entries if entry["logger"] == "wsd.connection"]
+    said = [entry["message"].split(": ", 1)[1] for entry in life]
+    topic = r"'followed-\xe9'"
+    assert said == [
+        *("connected", "authorized", f"asks for the topic {topic}", f"listens to the topic {topic}"),
+        *(f"leaves the topic {topic}", "the connection is gone"),
+    ]
+    assert len({(entry["peer"], entry["session"]) for entry in life}) == 1
+    assert life[2]["topic"] == "followed-\u00e9"
+    assert any(entry.get("link", "").startswith("Redis") for entry in entries)

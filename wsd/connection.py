@@ -48,9 +48,9 @@ from wsd.errors import HandshakeError
 from wsd.fanout import Bounds, Fanout
 from wsd.frames import PING, text_frame
 from wsd.handshake import REASONS, RequestHead, reason_of, refusal
-from wsd.logs import BoundedLogger
+from wsd.logs import BoundedLogger, fields
 from wsd.metrics import Metrics
-from wsd.protocol import CONNECTED, Close, session_created
+from wsd.protocol import CONNECTED, SESSION_AUTHENTICATED, Close, session_created
 from wsd.session import Effect, Leave, Limits, Listen, Reply, Session, State, Wait
 from wsd.sweep import Sweep
 from wsd.topics import TopicTable
@@ -219,7 +219,7 @@ class Connection(Writer):
         self._shared.sweep.remove(self)
         self._shared.door.left(self)
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s: the connection is gone", self.peer)
+            self._debug("the connection is gone")
         # The library's parser, and what ended it, refer to the protocol in a circle. Undone, it is freed now; else it
         # waits for the collector, which seldom looks: 5 MiB more after 30,000 clients had come and gone in ten minutes.
         self.protocol.parser.close()
@@ -502,7 +502,7 @@ class Connection(Writer):
         shared.metrics.handshakes += 1
         shared.metrics.handshake_seconds.observe(now - self._accepted_at)
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s: connected", self.peer)
+            self._debug("connected")
         self._start_writing()
         self.write(b"".join((*self.protocol.data_to_send(), _GREETING, text_frame(session_created(session.id)))))
 
@@ -552,7 +552,10 @@ class Connection(Writer):
     def _carry_out(self, effects: list[Effect]) -> None:
         shared, session = self._shared, self.session
         assert session is not None
+        debug = logger.isEnabledFor(logging.DEBUG)
         for effect in effects:  # grows on the way
+            if debug:
+                self._debug_effect(effect)
             if session.state is State.CLOSED and isinstance(effect, Wait | Listen):
                 continue  # a write on the way has ended the connection, and it has left its topics
             if isinstance(effect, Reply):
@@ -569,6 +572,25 @@ class Connection(Writer):
             else:
                 self.close_with(effect.code, effect.reason)
         shared.sweep.hasten(self, session.deadline)
+
+    def _debug_effect(self, effect: Effect) -> None:
+        if isinstance(effect, Wait):
+            self._debug("asks for the topic", effect.topic)
+        elif isinstance(effect, Listen):
+            self._debug("listens to the topic", effect.topic)
+        elif isinstance(effect, Leave):
+            self._debug("leaves the topic", effect.topic)
+        elif isinstance(effect, Reply) and effect.payload.startswith(SESSION_AUTHENTICATED[:-1]):
+            self._debug("authorized")
+
+    def _debug(self, what: str, topic: str = "") -> None:
+        values = {"peer": self.peer, "subject": "", "session": ""}
+        if self.session is not None:
+            values |= {"subject": self.session.subject, "session": self.session.id}
+        if topic:
+            values["topic"] = topic
+        subject = f" of {values['subject']!a}" if values["subject"] else ""
+        logger.debug("%s%s: %s%s", self.peer, subject, what, f" {topic!a}" if topic else "", extra=fields(**values))
 
     def _reply(self, reply: Reply) -> None:
         if reply.refusal:

@@ -1,8 +1,10 @@
 """Logging: one line per event, as text or JSON.
 
-Levels: INFO for what an operator expects (start, ready, healed, drain), WARNING for what somebody should look at (the
-link lost, clients refused), ERROR for bugs. Nothing is logged per message. What comes from clients, publishers or
-Redis is escaped by whoever logs it (``%a``).
+Levels: DEBUG for the life of each client (connected, authorized, its topics, gone), INFO for what an operator expects
+(start, ready, healed, reload, drain), WARNING for what somebody should look at (the link lost, clients refused, lines
+lost), ERROR for bugs and a reload that failed, CRITICAL for a bug that ends the process. Nothing is logged per message.
+What comes from clients, publishers or Redis is escaped by whoever logs it (``%a``); text lines escape again whatever
+is not printable.
 
 No line waits for its reader, see :mod:`wsd.outlet`. A line costs the loop 9 µs of CPU as text and 20 as JSON, and the
 thread 2 more. When the loop itself wrote to a file, that was 11 and 15; on a full pipe it waited without an end.

@@ -30,6 +30,7 @@ import hiredis
 
 from wsd.backoff import Backoff, spread
 from wsd.errors import LinkError
+from wsd.logs import fields
 from wsd.metrics import Metrics
 from wsd.redis.address import Address
 from wsd.redis.channels import Channels, Events
@@ -288,7 +289,12 @@ class Link:
 
     def _check_healed(self) -> None:
         if self._lost_at is not None and self.healed:
-            logger.info("the link to %s has healed, %.1f s after it was lost", self._place, self._since(self._lost_at))
+            seconds = self._since(self._lost_at)
+            logger.info(
+                "the link to %s has healed, %.1f s after it was lost",
+                *(self._place, seconds),
+                extra=fields(link=self._place, seconds=round(seconds, 1)),
+            )
             self._lost_at = None
 
     def _since(self, then: float) -> float:
@@ -374,11 +380,12 @@ class Link:
         self._audit_at = self._loop.time() + spread(AUDIT_INTERVAL)
         self._metrics.link_connects += 1
         if self._lost_at is None:
-            logger.info("connected to %s", self._place)
+            logger.info("connected to %s", self._place, extra=fields(link=self._place))
         else:
             logger.info(
                 "connected to %s again after %.1f s; resubscribing %d channels, %d with a gap",
                 *(self._place, self._since(self._lost_at), self.wanted, self._channels.missing),
+                extra=fields(link=self._place, channels=self.wanted, gaps=self._channels.missing),
             )
         self.probe.reset()
         self._listen_to_probe()
@@ -448,7 +455,7 @@ class Link:
         now = self._loop.time()
         if now - self._logged_at >= FAILURE_LOG_INTERVAL:
             self._logged_at = now
-            logger.warning("%s; trying again", self.problem)
+            logger.warning("%s; trying again", self.problem, extra=fields(link=self._place, reason=reason))
         self._on_trouble()
 
     def _was_lost(self, wire: Wire, reason: str) -> None:
@@ -459,7 +466,11 @@ class Link:
         if self._lost_at is None:
             self._lost_at = self._loop.time()
         lost = self._channels.closed()
-        logger.warning("%s; %d channels are not delivered until it is back", self.problem, lost)
+        logger.warning(
+            "%s; %d channels are not delivered until it is back",
+            *(self.problem, lost),
+            extra=fields(link=self._place, reason=reason, channels=lost),
+        )
         self._on_trouble()
 
     # Is what we believe true?
