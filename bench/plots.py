@@ -8,17 +8,17 @@ works.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from math import ceil, floor, log10
 
-__all__ = ["Axis", "Series", "bars", "lines", "standalone"]
+__all__ = ["Axis", "Chart", "Series", "bars", "lines", "standalone"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c", "#a08000")
 """By the number of the series."""
 
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 14, 46  # margins around the plot, pixels
+LEFT, RIGHT, TOP, BOTTOM = 64, 26, 14, 46  # margins around the plot, pixels: half of a label stands in the right one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,16 @@ class Series:
     dashed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A line chart that hasn't been drawn."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+
+
 class Scale:
     """Maps values to pixels.
 
@@ -53,6 +63,8 @@ class Scale:
     def __init__(self, axis: Axis, values: Sequence[float], begin: float, end: float) -> None:
         self._log = axis.log
         low, high = min(values), max(values)
+        if axis.ticks and not axis.log:  # all of them are seen, whatever the values
+            high = max(high, axis.ticks[-1][0])
         if axis.log:
             low, high = log10(low), log10(high)
             if high - low < 0.3:
@@ -95,25 +107,30 @@ def lines(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
     return _figure(title, _draw(x, y, series), HEIGHT, [(each.name, each.colour) for each in series])
 
 
-def standalone(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
-    """A line chart as an SVG file of its own, on white; "" if there is nothing to draw."""
-    series = _drawable_series(x, y, series)
-    if not series:
+def standalone(charts: Sequence[Chart]) -> str:
+    """Line charts beside each other, with one legend, as an SVG file of its own, on white; "" if there is nothing."""
+    charts = [replace(chart, series=_drawable_series(chart.x, chart.y, chart.series)) for chart in charts]
+    charts = [chart for chart in charts if chart.series]
+    if not charts:
         return ""
-    columns, row = 2, 18
-    height = 26 + HEIGHT + row * ceil(len(series) / columns)
-    legend = []
-    for number, each in enumerate(series):
-        at, below = LEFT + number % columns * 215, 26 + HEIGHT + number // columns * row
-        colour = COLOURS[each.colour % len(COLOURS)]
-        legend.append(f'<rect x="{at}" y="{below - 1}" width="12" height="9" fill="{colour}"/>')
-        legend.append(f'<text x="{at + 18}" y="{below + 8}">{escape(each.name)}</text>')
+    head, row, columns = 30, 20, 2 * len(charts)
+    names = {each.name: each.colour for chart in charts for each in chart.series}
+    width, height = WIDTH * len(charts), head + HEIGHT + row * ceil(len(names) / columns)
+    drawn = []
+    for number, chart in enumerate(charts):
+        drawn.append(
+            f'<g transform="translate({number * WIDTH} {head - 6})">'
+            f'<text x="{LEFT}" y="-6" style="font-weight: 600">{escape(chart.title)}</text>'
+            f"{_draw(chart.x, chart.y, chart.series)}</g>"
+        )
+    for number, (name, colour) in enumerate(names.items()):
+        at, below = LEFT + number % columns * (WIDTH // 2 - 20), head + HEIGHT + number // columns * row
+        drawn.append(f'<rect x="{at}" y="{below - 1}" width="12" height="9" fill="{COLOURS[colour % len(COLOURS)]}"/>')
+        drawn.append(f'<text x="{at + 18}" y="{below + 8}">{escape(name)}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" color="#222">'
-        "<style>text { font: 12px system-ui, sans-serif; fill: #222 } .grid { stroke: #222; opacity: .15 }</style>"
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>'
-        f'<text x="{LEFT}" y="18" style="font-weight: 600">{escape(title)}</text>'
-        f'<g transform="translate(0 20)">{_draw(x, y, series)}</g>{"".join(legend)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" color="#222">'
+        "<style>text { font: 14px system-ui, sans-serif; fill: #222 } .grid { stroke: #222; opacity: .15 }</style>"
+        f'<rect width="{width}" height="{height}" fill="#fff"/>{"".join(drawn)}</svg>\n'
     )
 
 
@@ -144,7 +161,7 @@ def _draw(x: Axis, y: Axis, series: Sequence[Series]) -> str:
 
 
 def bars(title: str, unit: str, values: Sequence[tuple[str, float, int]], limit: float | None = None) -> str:
-    """Horizontal bars; "" if there are none.
+    """Horizontal bars, with their values in a column beside them, where no line runs through; "" if there are none.
 
     Args:
         title: what they show.
@@ -154,7 +171,7 @@ def bars(title: str, unit: str, values: Sequence[tuple[str, float, int]], limit:
     """
     if not values:
         return ""
-    left, right, step = 250, 70, 26
+    left, right, step = 250, 84, 26
     most = max([value for _, value, _ in values] + ([limit] if limit else [])) or 1.0
     width = WIDTH - left - right
     height = step * len(values) + 12
@@ -166,7 +183,7 @@ def bars(title: str, unit: str, values: Sequence[tuple[str, float, int]], limit:
             f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
             f'<rect x="{left}" y="{y + 3}" width="{length:.1f}" height="{step - 8}" '
             f'fill="{COLOURS[colour % len(COLOURS)]}"/>'
-            f'<text x="{left + length + 6:.1f}" y="{y + 15}">{short(value)} {escape(unit)}</text>'
+            f'<text x="{left + width + 8}" y="{y + 15}">{short(value)} {escape(unit)}</text>'
         )
     if limit:
         at = left + limit / most * width

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from bench.histogram import Histogram
-from bench.plots import Axis, Series, bars, lines, short, standalone
+from bench.plots import Axis, Chart, Series, bars, lines, short, standalone
 from bench.run import Result
 from bench.servers import SERVERS
 
@@ -16,14 +16,15 @@ __all__ = ["headline", "render"]
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em;
+  overflow-wrap: anywhere; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2em; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th, td { text-align: left; padding: .3em .6em; border-bottom: 1px solid #8886; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 14px; }
+th, td { text-align: left; padding: .3em .6em; border-bottom: 1px solid #8886; overflow-wrap: normal; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .met { color: #00875a; font-weight: 600; } .missed { color: #d5480b; font-weight: 600; } .unknown { opacity: .6; }
 .missed, .met { white-space: nowrap; } .tried { font-size: 13px; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.5em; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 1.5em; }
 figure { margin: 0; } figcaption { font-weight: 600; }
 svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
 svg .grid { stroke: currentColor; opacity: .15; } svg .limit { stroke: #d5480b; stroke-width: 2; }
@@ -34,6 +35,8 @@ code { font-size: 13px; }
 
 EXPLANATION = """<p>CPU is the server's own, user and system mode, of all its processes. Latency counts from the time
 at which a message was due. A generator-bound row is no statement about the server.</p>"""
+
+_SHARE = Axis("share of a core", ticks=tuple((percent / 100, f"{percent} %") for percent in range(0, 101, 20)))
 
 _ORDER = {name: number for number, name in enumerate(SERVERS)}
 
@@ -50,7 +53,7 @@ def render(document: dict[str, Any]) -> str:
     return "\n".join(
         [
             '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>wsd bench, {escape(document['began'])}</title><style>{STYLE}</style></head><body>",
             f"<h1>wsd bench: {escape(document['suite'])}</h1>",
             _machine(document),
@@ -71,17 +74,19 @@ def render(document: dict[str, Any]) -> str:
 
 
 def headline(document: dict[str, Any]) -> str:
-    """Make the plot for the README: what a delivery costs, against the rate. SVG.
+    """Make the plot for the README: how full a core is, and how late messages are, against the rate. SVG.
 
-    Without the floors, which drop what a client can't take: beyond their pace a "delivery" is something else there.
+    What a delivery costs would say the same of all whose core is full. Without the floors, which drop what a client
+    can't take: beyond their pace a "delivery" is something else there.
     """
     servers = [result for result in document["results"] if not result["server"].startswith("floor")]
     rates = _plain(servers, connections=1000, size=100)
+    rate = Axis("messages per second to each of 1,000 subscribers", log=True)
     return standalone(
-        "CPU per delivery, 1,000 subscribers, 100-byte payloads",
-        Axis("messages per second", log=True),
-        Axis("µs of the server's CPU per delivery", log=True),
-        _series(rates, "rate", _cost),
+        [
+            Chart("Share of a core that the server takes", rate, _SHARE, _series(rates, "rate", _share)),
+            Chart("Latency, publish to receive: p99", rate, Axis("ms", log=True), _series(rates, "rate", _p99)),
+        ]
     )
 
 
@@ -91,15 +96,24 @@ def _machine(document: dict[str, Any]) -> str:
     facts = [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory'] / 2**30:.0f} GiB",
         f"{machine['system']} {machine['kernel']}",
-        f"server on core {cores['server']}, load on {cores['load']}" if cores["server"] else "not pinned: one core",
+        f"server on {_cores(cores['server'])}, load on {_cores(cores['load'])}" if cores["server"] else "not pinned",
         f"Python {machine['python']}, "
         + ", ".join(f"{name} {version}" for name, version in machine["libraries"].items()),
-        "; ".join(machine[name] for name in ("redis", "nats-server", "nginx", "node") if machine[name]),
+        "; ".join(_named(name, machine[name]) for name in ("redis", "nats-server", "nginx", "node") if machine[name]),
         f"revision {machine['revision'] or 'unknown'}, load average at the end {machine['load']:.1f}",
         *(f"left out: {name}: {why}" for name, why in document["absent"].items()),
     ]
     lines_ = "<br>".join(map(escape, facts))
     return f"<p>{escape(document['began'])} <code>{escape(document['command'])}</code></p><p>{lines_}</p>"
+
+
+def _cores(numbers: Sequence[int]) -> str:
+    return f"{'core' if len(numbers) == 1 else 'cores'} {', '.join(map(str, numbers))}"
+
+
+def _named(name: str, version: str) -> str:
+    """What a program says of its version, with its name, which not all say."""
+    return version if name in version.lower() else f"{name} {version}"
 
 
 def _goals(goals: Iterable[dict[str, Any]]) -> str:
@@ -117,7 +131,7 @@ def _goals(goals: Iterable[dict[str, Any]]) -> str:
             f'<td class="{kind}">{mark}</td><td>{_remarks(goal)}</td></tr>'
         )
     head = "<tr><th>Work</th><th>Measure</th><th>Measured</th><th>Goal</th><th></th><th>Note</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 
 def _remarks(goal: dict[str, Any]) -> str:
@@ -166,6 +180,11 @@ def _cost(result: Result) -> float | None:
     return cost
 
 
+def _share(result: Result) -> float | None:
+    share: float = result["server_share"]
+    return min(share, 1.0)  # the clocks of CPU and of time are read one after the other
+
+
 def _rate(result: Result) -> float | None:
     rate: float = result["rate"]
     return rate
@@ -186,6 +205,7 @@ def _fan_outs(results: Sequence[Result]) -> list[str]:
     cost = Axis("µs of CPU per delivery", log=True)
     drawn = [
         lines("Throughput against rate", rate, Axis("deliveries per second", log=True), _series(rates, "rate", _rate)),
+        lines("Share of a core against rate", rate, _SHARE, _series(rates, "rate", _share)),
         lines("CPU per delivery against rate", rate, cost, _series(rates, "rate", _cost)),
         lines(
             "Throughput against connections",
@@ -354,7 +374,7 @@ def _measurements(results: Sequence[Result]) -> str:
             + f"<td>{escape(', '.join(result['verdicts']))}</td></tr>"
         )
     head = "".join(f"<th>{escape(head)}</th>" for head in heads)
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def _number(value: float | None, divisor: float = 1.0) -> str:

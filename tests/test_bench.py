@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import threading
@@ -25,7 +26,7 @@ from bench.goals import Goal, evaluate
 from bench.histogram import Histogram
 from bench.plots import Axis, Series, bars, lines
 from bench.publisher import ENCODERS, Order
-from bench.report import render
+from bench.report import headline, render
 from bench.run import Cores, Load, burst, fan_out, soak, storm, verdicts
 from bench.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
 from bench.scenarios import Cell, full, in_turn, quick
@@ -623,7 +624,7 @@ def document(results: list[dict[str, Any]]) -> dict[str, Any]:
         "python": "3.11",
         "libraries": {"websockets": "17"},
         "redis": "Redis 7",
-        "node": "",
+        "node": "v18",
         "nats-server": "",
         "nginx": "",
         "revision": "abc",
@@ -650,6 +651,9 @@ def test_report_is_one_page_without_scripts(tmp_path: Path, capsys: pytest.Captu
     page = path.with_suffix(".html").read_text()
     assert "<script" not in page and "http://" not in page and "https://" not in page
     assert "&lt;fast&gt;" in page and "no node on PATH" in page
+    assert "server on core 0, load on core 1" in page and "Redis 7; node v18" in page
+    assert 'content="width=device-width, initial-scale=1"' in page and "minmax(min(480px, 100%), 1fr)" in page
+    assert page.count('<div class="wide"><table>') == page.count("<table>") == 2
     assert "✓ met" in page and "not measured" in page
     assert "✗ falls short" in page and "<b>Tried:</b> one joined write" in page
     assert page.count("<svg") >= 4
@@ -697,6 +701,26 @@ def test_sizing_interpolates_and_checks_itself() -> None:
     assert "| 5,000 connections, 10/s of 100 B | 0.40 | 0.40 | +0% |" in table(results)
     with pytest.raises(ValueError, match="two rates"):
         Model.fit(results[:1])
+
+
+def test_headline_shows_shares_of_a_core_and_latencies_beside_each_other() -> None:
+    results = [made_up("rate", server, 5.0, rate=rate) for server in ("wsd", "naive") for rate in (10.0, 100.0)]
+    results += [made_up("rate", "floor", 5.0)]
+    drawn = headline(document(results))
+    assert "Share of a core" in drawn and "p99" in drawn and "100 %" in drawn
+    assert drawn.count("<polyline") == 4 and drawn.count('<rect x="') == 2, "the floors are left out"
+    assert headline(document([])) == ""
+
+
+def test_nothing_runs_through_a_value_and_no_label_is_cut_off() -> None:
+    drawn = bars("t", "ms", [("a", 9.0, 0), ("b", 1.0, 1)], limit=8.0)
+    places = {float(x) for x in re.findall(r'<text x="([\d.]+)" y="\d+">', drawn)}
+    (goal,) = (float(x) for x in re.findall(r'<line x1="([\d.]+)"', drawn))
+    assert len(places) == 1 and min(places) > goal
+    ticks = ((2.0, "p50"), (1000.0, "p99.9"))
+    drawn = lines("t", Axis("x", log=True, ticks=ticks), Axis("y"), [Series("s", [(2, 1), (1000, 2)])])
+    found = re.search(r'<text x="([\d.]+)"[^>]*>p99\.9<', drawn)
+    assert found and float(found[1]) + len("p99.9") * 8 / 2 <= 560
 
 
 def test_plots_draw_what_they_are_given_and_nothing_for_nothing() -> None:
