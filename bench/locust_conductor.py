@@ -100,6 +100,7 @@ class Conductor:
         self._spawned = self._publishing = self._stopping = False
         self._publisher: Publisher | None = None
         self._began = 0.0
+        self._first_at = 0.0  # seconds since 1970 when the first message was published; 0 before
         self._undrained: set[str] = set()
         self._drained = Event()
         self._servers = ExitStack()
@@ -155,7 +156,7 @@ class Conductor:
         self._users.clear()
         self.untimed.clear()
         self._spawned = self._publishing = self._stopping = False
-        self.published = 0
+        self.published, self._first_at = 0, 0.0
         parsed = environment.parsed_options
         assert parsed is not None
         # What is set here goes to the workers with the others.
@@ -240,6 +241,8 @@ class Conductor:
         self.fail(msg.data["text"])
 
     def _on_worker_report(self, client_id: str, data: dict[str, Any]) -> None:
+        if self._first_at:  # a worker's report brings when that worker started
+            self._environment.stats.total.start_time = self._first_at
         if "wsd" in data:
             self._take(client_id, data["wsd"])
 
@@ -287,6 +290,8 @@ class Conductor:
         self._publisher = publisher
         self._began = time.monotonic()
         publisher.start()
+        # Locust's req/s are over the time from here on: nothing can be delivered before the first message.
+        self._environment.stats.total.start_time = self._first_at = time.time()
         logger.info("All are subscribed. Publishing %g messages/s of %d bytes", options.rate, options.size)
         before = cpu_seconds([publisher.process.pid])
         while self._publisher is publisher:

@@ -35,6 +35,7 @@ from bench.locust_options import add_options, subscriptions
 from bench.locust_page import add_page
 from bench.locust_shapes import Shape, Soak, Steps, Storm
 from bench.locust_stats import NOT_SUBSCRIBED, Change, Watch, record
+from bench.locust_tables import install
 from bench.shard import Plan
 
 __all__ = ["Churner", "Listener", "SlowReader", "Soak", "Steps", "Storm"]
@@ -45,6 +46,8 @@ SETTLE = 0.5
 SLOW_LIFE = 30.0
 """Seconds until a SlowReader reconnects. That wsd gave it up it would see when it has read what the kernels still hold
 for it: megabytes, which at its pace takes an hour."""
+
+install()
 
 NODES: dict[Environment, Node] = {}
 """The node of each environment; there is one of each in a process."""

@@ -5,6 +5,7 @@ Never imported here: ``import locust`` replaces half of the standard library by 
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -61,7 +62,7 @@ class Locust:
             assert self._grown.wait_for(lambda: words in self.log, PATIENCE), self.log
 
     def end(self) -> int:
-        status = self.process.wait(30)
+        status = self.process.wait(PATIENCE)
         self._reader.join()
         return status
 
@@ -128,18 +129,41 @@ def check_counts(locust: Locust, stats: dict[str, Any]) -> None:
     assert stats["session"]["num_requests"] == sum(stats["session"]["response_times"].values()) == TOPICS * SUBSCRIBERS
 
 
+def check_tables(locust: Locust, path: Path, stats: dict[str, Any]) -> None:
+    """The files of --csv and the terminal say the same as the JSON, with fractions of milliseconds."""
+    with path.with_name(f"{path.name}_stats.csv").open() as file:
+        rows = {row["Name"]: row for row in csv.DictReader(file)}
+    with path.with_name(f"{path.name}_stats_history.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert int(rows["message"]["Request Count"]) == stats["message"]["num_requests"]
+    assert int(rows["session"]["Request Count"]) == stats["session"]["num_requests"]
+    assert int(last["Total Request Count"]) == int(rows["Aggregated"]["Request Count"])
+    assert any(float(rows["message"][name]) % 1 for name in ("50%", "66%", "75%", "80%", "90%", "95%", "99%"))
+    # From the first message to the last report: the seconds in which the clients came would make it a part of that.
+    seconds = stats["message"]["num_requests"] / float(rows["message"]["Requests/s"])
+    found = re.search(r"Published \d+ messages in ([\d.]+) s", locust.log)
+    assert found and seconds > float(found[1]) * 0.9
+
+
 def test_headless(start_locust: Callable[..., Locust], load: list[object], tmp_path: Path) -> None:
-    locust = start_locust("--headless", "-t", "5s", "-r", "10", "--json-file", tmp_path / "stats", *load, "Listener")
+    files = ["--json-file", tmp_path / "stats", "--csv", tmp_path / "table", "--csv-full-history"]
+    locust = start_locust("--headless", "-t", "5s", "-r", "10", *files, *load, "Listener")
     assert locust.end() == 0, locust.log
     check_counts(locust, entries(tmp_path / "stats"))
+    check_tables(locust, tmp_path / "table", entries(tmp_path / "stats"))
     assert 'Listener": 3}' in locust.log  # as many users as 4 x 30 subscribers need, at 40 each
     assert KEY not in locust.log
 
 
 def test_all_classes(start_locust: Callable[..., Locust], load: list[object], tmp_path: Path) -> None:
-    few = ["--wsd-visitors", "5", "--wsd-churn", "20", "--wsd-slow", "2"]
+    few = ["--wsd-visitors", "5", "--wsd-churn", "20", "--wsd-slow", "2", "--csv", tmp_path / "table"]
     locust = start_locust("--headless", "-t", "5s", "-r", "10", "--json-file", tmp_path / "stats", *load, *few)
     assert locust.end() == 0, locust.log
+    with (tmp_path / "table_stats.csv").open() as file:
+        rows = {row["Name"]: row for row in csv.DictReader(file)}
+    # Messages to visitors are counted and not timed: that is no 0.
+    assert int(rows["visitor message"]["Request Count"]) > 0
+    assert {rows["visitor message"][name] for name in ("50%", "99%", "Median Response Time")} == {"N/A"}
     stats = entries(tmp_path / "stats")
     check_counts(locust, stats)
     assert stats["visitor session"]["num_requests"] > 5
@@ -162,6 +186,8 @@ def test_what_comes_twice_is_a_failure(
     locust.wait_for("Publishing")
     own_redis.publish(topic_name(0), payload(0, 0, time.monotonic_ns(), pad(100)))
     assert locust.end() == 1, locust.log
+    printed = locust.log.rpartition("Response time percentiles, ms")[2]
+    assert re.search(r"^WS message +\d+\.\d+ ", printed, re.MULTILINE), locust.log
     # So few connections are all sampled.
     assert re.search(rf"^{SUBSCRIBERS} +WS message: duplicated ", locust.log, re.MULTILINE), locust.log
 
