@@ -23,7 +23,7 @@ h1 { margin-bottom: 0; } h2 { margin-top: 2em; }
 th, td { text-align: left; padding: .3em .6em; border-bottom: 1px solid #8886; overflow-wrap: normal; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .met { color: #00875a; font-weight: 600; } .missed { color: #d5480b; font-weight: 600; } .unknown { opacity: .6; }
-.missed, .met { white-space: nowrap; } .tried { font-size: 13px; }
+td:last-child { min-width: 14em; } .missed, .met { white-space: nowrap; } .tried { font-size: 13px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 1.5em; }
 figure { margin: 0; } figcaption { font-weight: 600; }
 svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
