@@ -20,6 +20,7 @@ Ctrl-C where it is not the usual end.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; without it those of the process.
     """
+    _open_standard_streams()
     if argv is None and sys.argv[1:2] == ["serve"]:
         # They would end a daemon that has no handlers yet. The worker takes them, with those that came until then.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
@@ -42,6 +44,24 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells count
     return status
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in the place of each standard stream that the parent closed (``<&-``, ``>&-``, ``2>&-``).
+
+    Else the next file or socket that is opened takes the number: what is printed would go into it, and uvloop aborts
+    the process when it closes a socket that is one of the three. Standard input is at its end, standard error goes
+    nowhere. Standard output can't be written to, because a command must not succeed when its result is lost.
+    """
+    for descriptor, name, access in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # open() takes the lowest number that is free, which is this one because those below it are open.
+            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            # Python has None in its place, with which a print() to standard error would go to standard output.
+            stream = open(descriptor, access, errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def import_quietly(name: str) -> ModuleType:

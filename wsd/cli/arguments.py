@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 from wsd import __version__
+from wsd.cli.output import write
 from wsd.config import Settings, allowed, flag_fields, load_with_places, text
 from wsd.errors import CommandError, SettingsError
 from wsd.redis.address import parse_deployment
@@ -276,6 +277,10 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         # An abbreviated flag would change its meaning when a setting is added.
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # The help and the version. argparse itself passes over it in silence when they can't be written.
+        write(message.removesuffix("\n"))
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message}; `{self.prog} --help` explains", status=2)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from wsd import logs
 from wsd.cli import import_quietly
 from wsd.cli.arguments import parse
-from wsd.cli.output import close_stdout, say
+from wsd.cli.output import check_stdout, close_stdout, say
 from wsd.config import log_format
 from wsd.errors import CommandError, SettingsError, StartupError
 
@@ -26,12 +26,15 @@ MODULES = {
 """Where a command's ``run(args)`` is. Imported when needed: `publish` in a shell loop needs no WebSocket server."""
 
 
+DAEMONS = ("serve", "dev")
+"""Commands that need no standard output. The result of every other one is what it prints."""
+
+
 def run(argv: list[str] | None) -> int:
     """Run the command line; return the exit status."""
     try:
         with _as_daemon() if argv is None and sys.argv[1:2] == ["serve"] else nullcontext():
-            args = parse(sys.argv[1:] if argv is None else argv)
-            status: int = import_quietly(MODULES[args.command]).run(args)
+            return _run(sys.argv[1:] if argv is None else argv)
     except SettingsError as exc:
         for mistake in exc.mistakes:
             say(mistake)
@@ -45,8 +48,16 @@ def run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         close_stdout()
         return 0
-    except SystemExit as exc:  # argparse, after --help and --version
-        return exc.code if isinstance(exc.code, int) else 0
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        args = parse(argv)
+    except SystemExit:  # argparse has printed the help or the version
+        return 0
+    if args.command not in DAEMONS:
+        check_stdout()
+    status: int = import_quietly(MODULES[args.command]).run(args)
     return status
 
 

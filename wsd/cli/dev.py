@@ -21,6 +21,7 @@ from wsd.cli.output import write
 from wsd.cli.signing import signs_with_shared_secret
 from wsd.cli.tail import server_url
 from wsd.config import RedisUrl, Settings, warnings
+from wsd.errors import CommandError
 from wsd.logs import setup
 from wsd.redis.address import Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded, parse_deployment
 from wsd.worker import Worker
@@ -72,7 +73,10 @@ def run(args: Namespace) -> int:
         chosen = chosen.model_copy(update=changes)
 
         def started(worker: Worker) -> None:
-            write(hints(chosen, worker.port, program(), embedded=embedded))
+            try:
+                write(hints(chosen, worker.port, program(), embedded=embedded))
+            except CommandError as exc:
+                logger.warning("what to type next is not shown: %s", exc)
 
         run_worker(chosen, lambda: _hang_up(chosen), started)
     return 0

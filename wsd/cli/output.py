@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sys
 from contextlib import suppress
@@ -9,7 +11,17 @@ from contextlib import suppress
 from wsd import logs
 from wsd.errors import CommandError
 
-__all__ = ["close_stdout", "printable", "say", "write"]
+__all__ = ["check_stdout", "close_stdout", "printable", "say", "write"]
+
+
+def check_stdout() -> None:
+    """Check that standard output is open for writing, before a command does what nobody could be told of.
+
+    Raises:
+        CommandError: it is closed (``>&-``). What else may be wrong with it is seen when it is written to.
+    """
+    if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise _unwritable(OSError(errno.EBADF, ""))
 
 
 def write(line: bytes | str) -> None:
@@ -25,8 +37,13 @@ def write(line: bytes | str) -> None:
     except BrokenPipeError:
         raise
     except OSError as exc:
-        close_stdout()
-        raise CommandError(f"can't write to standard output: {exc.strerror}") from None
+        raise _unwritable(exc) from None
+
+
+def _unwritable(exc: OSError) -> CommandError:
+    close_stdout()
+    reason = "it is closed, or open for reading only" if exc.errno == errno.EBADF else exc.strerror
+    return CommandError(f"can't write to standard output: {reason}")
 
 
 def say(line: str) -> None:
