@@ -24,7 +24,9 @@ LAYERS = (
         "handshake",
         "protocol",
         "frames",
+        "descriptors",
         "snapshot",
+        "sockets",
         "systemd",
         "logs",
         "outlet",
@@ -42,8 +44,10 @@ TO_COME = {"supervisor"}
 
 # Who may import from a room of the same layer.
 NEIGHBOURS = {
+    ("descriptors", "errors"),
     ("handshake", "errors"),
     ("logs", "outlet"),
+    ("sockets", "errors"),
     ("protocol", "errors"),
     ("redis.address", "redis.tls"),
     ("config", "keys"),
