@@ -16,6 +16,8 @@ OPEN = {"auth": "none"}  # these tests are not about the key
 
 def test_every_form_of_a_value() -> None:
     given = {
+        "host": "127.0.0.1, ::1,127.0.0.1,fe80::1%lo,my_host.example.",
+        "admin_host": ["::", "localhost"],
         "auth": "NONE",
         "max_backlog": "1.5 MiB",
         "max_message_size": "70000",
@@ -29,6 +31,8 @@ def test_every_form_of_a_value() -> None:
         "jwt_audience": "api://wsd",
     }
     settings = Settings.model_validate(given)
+    assert settings.host == ("127.0.0.1", "::1", "fe80::1%lo", "my_host.example.")
+    assert settings.admin_host == ("::", "localhost")
     assert settings.auth == "none"
     assert settings.max_backlog == 1_572_864
     assert settings.max_message_size == 70_000
@@ -88,7 +92,13 @@ def test_an_origin_that_no_browser_sends_is_refused(given: str, words: str) -> N
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("host", ["", "a b", "[::1]", "a,b", "a\nb", "http://x", 7]),
+        (
+            "host",
+            [
+                *("", ",", "a b", "a\nb", "a..b", "a@b", "x" * 64, "http://x", "*", 7, ["127.0.0.1", 7]),
+                *("[::1]", "[::1]:3000", "127.0.0.1:3000", "127.0.0.1,[::1]", "1.2.3", "127.0.0.256", "::g"),
+            ],
+        ),
         ("port", ["", "-1", "65536", "http", "1.5", True, None, [1]]),
         (
             "redis_heartbeat",

@@ -66,7 +66,14 @@ def test_the_constructor_reads_nothing_but_its_arguments(monkeypatch: pytest.Mon
 def test_the_ports_must_differ_unless_their_hosts_do() -> None:
     with pytest.raises(ValidationError, match="a port other than that for clients"):
         Settings(auth="none", port=3001)
-    Settings(auth="none", port=3001, host="127.0.0.2")
+    for host, admin_host in (
+        ("0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "::"),
+        ("127.0.0.1,127.0.0.2", "127.0.0.2"),
+    ):
+        with pytest.raises(ValidationError, match="a port other than that for clients"):
+            Settings.model_validate({"auth": "none", "port": 3001, "host": host, "admin_host": admin_host})
+    Settings(auth="none", port=3001, host=("127.0.0.2", "::1"))
     Settings(auth="none", port=0, admin_port=0)
 
 
@@ -156,6 +163,7 @@ def test_loopback(host: str, loopback: bool) -> None:
 
 
 def test_open_doors_are_warned_of() -> None:
-    for host, auth in itertools.product(("127.0.0.1", "0.0.0.0"), ("jwt", "none")):
+    for host, auth in itertools.product(("127.0.0.1", "0.0.0.0", "::1,::", "127.0.0.1,::1"), ("jwt", "none")):
         lines = warnings(Settings.model_validate({"host": host, "auth": auth, "jwt_key": SECRET}))
-        assert bool(lines) is (host == "0.0.0.0" and auth == "none")
+        assert bool(lines) is (host in ("0.0.0.0", "::1,::") and auth == "none")
+        assert not lines or lines[0].startswith(f"auth=none on {host.removeprefix('::1,')}: ")

@@ -22,6 +22,7 @@ from wsd.metrics import Histogram, Metrics, registry
 
 GAUGES: dict[str, float] = {
     "open_connections": 1,
+    "max_connections": 12,
     "sessions_anonymous": 2,
     "sessions_authenticated": 3,
     "topics": 4,

@@ -1,26 +1,67 @@
 """The admin port: is the daemon alive, is it ready, what has it counted.
 
-Served by the same library as the clients: it reads the request within limits of size and time, and what we return from
-``process_request`` goes out as a plain HTTP response.
+One request, one answer, and the connection is closed: health checks and scrapers come every few seconds at the most.
+h11 knows HTTP/1.1 and does no I/O. ``websockets``, which serves the clients, is made for handshakes: it takes no method
+but GET, no request body and no second request. A web framework would bring a router, workers and a log of its own for
+three pages.
+
+A connection that sends no request can't keep a health check out: there are few connections, each has little time, and
+when one more comes the oldest goes.
+
+Nothing is logged of what comes here. Its own bugs go to the event loop's exception handler, and are answered with 500.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import re
+import socket
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import NamedTuple, cast
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
+import h11
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
-from wsd.errors import StartupError
+__all__ = ["MAX_CONNECTIONS", "Admin"]
 
-__all__ = ["Admin"]
+MAX_CONNECTIONS = 32
+"""Connections at a time. A dozen balancers and scrapers that all ask in the same moment need no more."""
+
+BACKLOG = 64
+"""Connections that wait to be accepted. They are accepted in one go, so this many descriptors may be needed at once."""
+
+REQUEST_TIMEOUT = 5.0
+"""Seconds from accepting a connection to its request."""
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds for the client to take the answer, and to close."""
+
+MAX_REQUEST = 16_384
+"""Bytes of a request without its body. h11 refuses a longer one with 431."""
+
+MAX_IGNORED = 1_048_576
+"""Bytes behind the request, a body for example, that are read and thrown away. Were the socket closed with bytes
+unread, the kernel would reset the connection, and the client might never see its answer (RFC 9112, section 9.6)."""
+
+METHODS = ("GET", "HEAD", "OPTIONS")
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+class Answer(NamedTuple):
+    """What is sent back."""
+
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    allow: bool = False  # whether it says which methods there are
 
 
 class Admin:
-    """Answers ``/healthz``, ``/readyz`` and ``/metrics``.
+    """Answers ``/healthz``, ``/readyz`` and ``/metrics``. ``/`` is ``/readyz``: balancers ask for it by default.
 
     Args:
         registry: what ``/metrics`` shows.
@@ -34,45 +75,171 @@ class Admin:
         self._registry = registry
         self._unready = unready
         self._details = details
-        self._server: Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._exchanges: dict[_Exchange, None] = {}  # open connections, the oldest first
 
-    async def listen(self, host: str, port: int) -> int:
-        """Start to answer; return the port. Port 0 takes any that is free.
-
-        Raises:
-            StartupError: if it can't listen there.
-        """
-
-        async def never(connection: ServerConnection) -> None:
-            raise AssertionError("every request is answered before a handshake")
-
-        try:
-            self._server = await serve(never, host, port, process_request=self._answer, compression=None)
-        except OSError as exc:
-            raise StartupError(f"can't listen on {host} port {port} (admin): {exc.strerror or exc}") from None
-        return int(self._server.sockets[0].getsockname()[1])
+    async def serve(self, sockets: Iterable[socket.socket]) -> None:
+        """Start to answer on these listening sockets, which are closed with :meth:`close`."""
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._servers.append(await loop.create_server(lambda: _Exchange(self), sock=sock, backlog=BACKLOG))
 
     async def close(self) -> None:
         """Stop answering."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+        for server in self._servers:
+            server.close()
+        for exchange in list(self._exchanges):
+            exchange.abort()
+        for server in self._servers:
+            await server.wait_closed()
 
-    def _answer(self, connection: ServerConnection, request: Request) -> Response:
-        path = request.path.partition("?")[0]
-        if path == "/healthz":
-            return connection.respond(HTTPStatus.OK, "ok\n")  # that we answer shows that the loop turns
-        if path == "/readyz":
-            reason = self._unready()
-            lines = [f"not ready: {reason}" if reason else "ready", *self._details(), ""]
-            return connection.respond(
-                HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK,
-                "\n".join(lines),
-            )
-        if path == "/metrics":
-            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-            response = connection.respond(HTTPStatus.OK, encode(self._registry).decode())
-            del response.headers["Content-Type"]
-            response.headers["Content-Type"] = content_type
-            return response
-        return connection.respond(HTTPStatus.NOT_FOUND, "there are /healthz, /readyz and /metrics here\n")
+    # Called by exchanges.
+
+    def entered(self, exchange: _Exchange) -> None:
+        """Count a connection in; the oldest makes room for it."""
+        self._exchanges[exchange] = None
+        if len(self._exchanges) > MAX_CONNECTIONS:
+            oldest = next(iter(self._exchanges))
+            del self._exchanges[oldest]
+            oldest.abort()
+
+    def left(self, exchange: _Exchange) -> None:
+        """Count a connection out."""
+        self._exchanges.pop(exchange, None)
+
+    def answer(self, request: h11.Request) -> Answer:
+        """Answer a request. OPTIONS is answered as GET, with the methods: HAProxy's plain check is ``OPTIONS /``."""
+        page = {"/": self._readyz, "/readyz": self._readyz, "/healthz": _healthz, "/metrics": self._metrics}.get(
+            _path(request.target)
+        )
+        method = request.method.decode()
+        if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers):
+            # A client at the wrong port; what / says of readiness would make it try again for ever.
+            return Answer(HTTPStatus.NOT_FOUND, b"this is the admin port; clients connect to the other one\n")
+        if page is None:
+            return Answer(HTTPStatus.NOT_FOUND, b"there are /healthz, /readyz and /metrics here\n")
+        if method not in METHODS:
+            methods = f"this page takes {', '.join(METHODS)}\n".encode()
+            return Answer(HTTPStatus.METHOD_NOT_ALLOWED, methods, allow=True)
+        try:
+            answer = page(request)
+        except Exception as exc:
+            context = {"message": f"{_path(request.target)} could not be answered", "exception": exc}
+            asyncio.get_running_loop().call_exception_handler(context)
+            return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"a bug in wsd; its log has it\n")
+        return answer._replace(allow=method == "OPTIONS")
+
+    # The pages.
+
+    def _readyz(self, request: h11.Request) -> Answer:
+        reason = self._unready()
+        lines = [f"not ready: {reason}" if reason else "ready", *self._details(), ""]
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
+        return Answer(status, "\n".join(lines).encode(errors="backslashreplace"))
+
+    def _metrics(self, request: h11.Request) -> Answer:
+        # Several lines of a header are one list (RFC 9110, section 5.3).
+        accept = ",".join(value.decode("latin-1") for name, value in request.headers if name == b"accept")
+        if _wants_openmetrics(accept):
+            text: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return Answer(HTTPStatus.OK, text, OPENMETRICS)
+        return Answer(HTTPStatus.OK, generate_latest(self._registry), TEXT)
+
+
+def _healthz(request: h11.Request) -> Answer:
+    return Answer(HTTPStatus.OK, b"ok\n")  # that we answer shows that the loop turns
+
+
+def _path(target: bytes) -> str:
+    """The path of a request's target in any of its forms (RFC 9112, section 3.2); ``*`` is ``/``."""
+    text = re.sub(r"^https?://[^/?]*", "", target.decode("latin-1"), flags=re.IGNORECASE)
+    path = text.partition("?")[0]
+    return "/" if path in ("", "*") else path
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    """Whether OpenMetrics 1.x is acceptable, and no less welcome than the text format. Any text is a valid argument.
+
+    prometheus_client's own choose_encoder raises on a version in quotes, and doesn't weigh.
+    """
+    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for item in accept.lower().split(","):
+        kind, *rest = (part.strip() for part in item.split(";"))
+        pairs = (parameter.partition("=") for parameter in rest)
+        parameters = {name.strip(): value.strip().strip('"') for name, _, value in pairs}
+        weight = parameters.get("q", "1")
+        if kind not in best or not re.fullmatch(r"[01](\.[0-9]{0,3})?", weight):
+            continue
+        if kind == "text/plain" or re.fullmatch(r"1(\.[0-9]+)*", parameters.get("version", "1")):
+            best[kind] = max(best[kind], float(weight))
+    return 0 < best["application/openmetrics-text"] >= best["text/plain"]
+
+
+class _Exchange(asyncio.Protocol):
+    """A connection: one request, one answer."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
+        self._answered = False
+        self._ignored = 0  # bytes that came behind the request
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a new socket."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT, self.abort)
+        self._admin.entered(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._timer.cancel()
+        self._admin.left(self)
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Read the request; answer it when it is there."""
+        if not self._answered:
+            self._http.receive_data(data)
+            self._read()
+            return
+        self._ignored += len(data)
+        if self._ignored > MAX_IGNORED:
+            self.abort()
+
+    def eof_received(self) -> None:
+        """The client sends nothing more; the event loop closes the socket when it has taken what waits."""
+        if not self._answered:
+            self._http.receive_data(b"")
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as exc:
+            self._send(b"GET", Answer(HTTPStatus(exc.error_status_hint), f"{exc}\n".encode()))
+            return
+        if isinstance(event, h11.Request):
+            self._send(event.method, self._admin.answer(event))
+
+    def _send(self, method: bytes, answer: Answer) -> None:
+        self._answered = True
+        headers = [
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
+            ("Cache-Control", "no-store"),
+            ("Connection", "close"),
+            *([("Allow", ", ".join(METHODS))] if answer.allow else []),
+        ]
+        events: list[h11.Event] = [
+            h11.Response(status_code=answer.status, reason=answer.status.phrase, headers=headers),
+            # A response to HEAD has the length of the body, and no body (RFC 9110, section 9.3.2).
+            *([] if method == b"HEAD" else [h11.Data(data=answer.body)]),
+            h11.EndOfMessage(),
+        ]
+        self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
+        self._transport.write_eof()
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, self.abort)

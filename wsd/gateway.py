@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 
 from wsd.connection import CLOSE_TIMEOUT, Connection, Shared
-from wsd.errors import StartupError
 from wsd.metrics import Metrics
 from wsd.protocol import Close
 
@@ -44,9 +44,9 @@ class Gateway:
     """
 
     def __init__(self, max_connections: int, metrics: Metrics) -> None:
-        self._max_connections = max_connections
+        self.max_connections = max_connections  # how many clients are let in
         self._metrics = metrics
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._emptied = asyncio.Event()  # set when the last connection has left
         self.connections: set[Connection] = set()  # every accepted socket
         self._inside = 0  # those that were let in and have not left
@@ -54,46 +54,33 @@ class Gateway:
         self._said_full = False  # whether the log has said that it is full, and not yet that it isn't any more
         self.draining = False
 
-    async def listen(self, shared: Shared, host: str, port: int, *, dead_after: float) -> int:
+    async def serve(self, shared: Shared, sockets: Iterable[socket.socket], *, dead_after: float) -> None:
         """Start to accept clients.
 
         Args:
             shared: what the connections share.
-            host: the address to listen on.
-            port: the port; 0 takes any that is free.
+            sockets: listening sockets, which are closed with :meth:`close`.
             dead_after: seconds after which the kernel gives up a client that acknowledges nothing.
-
-        Returns:
-            The port.
-
-        Raises:
-            StartupError: if it can't listen there.
         """
-
-        try:
-            self._server = await asyncio.get_running_loop().create_server(
-                partial(Connection, shared), host, port, backlog=BACKLOG
-            )
-        except OSError as exc:
-            raise StartupError(f"can't listen on {host} port {port}: {exc.strerror or exc}") from None
-        for listener in self._server.sockets:
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
             # tcp(7); accepted sockets inherit it. Ends clients whose network is gone while data waits for them.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        return int(self._server.sockets[0].getsockname()[1])
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            self._servers.append(await loop.create_server(partial(Connection, shared), sock=sock, backlog=BACKLOG))
 
     # Called by connections.
 
     @property
     def full(self) -> bool:
         """Whether there are as many clients as may be."""
-        return self._inside >= self._max_connections
+        return self._inside >= self.max_connections
 
     def entered(self, connection: Connection) -> bool:
         """Count a socket in, unless there is no room even for a refusal."""
         self._metrics.connections += 1
         self.connections.add(connection)
-        if len(self.connections) <= self._max_connections + POLITE_REFUSALS:
+        if len(self.connections) <= self.max_connections + POLITE_REFUSALS:
             return True
         if not self._lingering:
             return False
@@ -110,7 +97,7 @@ class Gateway:
         if connection.session is not None:
             self._inside -= 1
             self._metrics.close_codes[_close_code(connection)] += 1
-            if self._said_full and self._inside <= min(self._max_connections - 1, 0.95 * self._max_connections):
+            if self._said_full and self._inside <= min(self.max_connections - 1, 0.95 * self.max_connections):
                 self._said_full = False
                 logger.info("no longer full: %d connections, and new clients are let in", self._inside)
         if not self.connections:
@@ -158,8 +145,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop listening, and abort whoever is left."""
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self.connections:
             logger.warning("aborting %d connections", len(self.connections))
             for connection in list(self.connections):

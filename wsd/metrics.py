@@ -148,6 +148,7 @@ _HISTOGRAMS = {
 
 _GAUGES = {
     "open_connections": "connections now, handshakes in progress included",
+    "max_connections": "connections that are let in at a time: max_connections, or what the descriptors allow",
     "topics": "topics that somebody is interested in now",
     "lagging_connections": "connections that can't take what is due to them as fast as it comes, now",
     "backlog_bytes": "bytes that sockets have not taken yet; a buffer that several connections share counts for each",

@@ -8,24 +8,22 @@ import logging
 import math
 import os
 import re
-import resource
 import signal
 import socket
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import uvloop
 
-from wsd import __version__, logs, systemd
-from wsd.admin import Admin
+from wsd import __version__, descriptors, logs, sockets, systemd
+from wsd.admin import MAX_CONNECTIONS, Admin
 from wsd.auth import Authenticator, JWTAuthenticator, OpenAuthenticator
 from wsd.config import Settings
 from wsd.connection import Shared
-from wsd.errors import SettingsError
+from wsd.errors import SettingsError, StartupError
 from wsd.fanout import Bounds, Fanout
 from wsd.gateway import POLITE_REFUSALS, Gateway
 from wsd.logs import BoundedLogger, set_level
@@ -39,15 +37,16 @@ from wsd.topics import TopicTable
 
 __all__ = ["Worker", "run"]
 
-RESERVED_DESCRIPTORS = 64 + POLITE_REFUSALS
-"""Descriptors that aren't for clients: listeners, Redis, admin requests, the loop's own, and sockets that are refused.
-Out of descriptors, uvloop accepts and closes in silence."""
+RESERVED_DESCRIPTORS = 32 + descriptors.SPARE + MAX_CONNECTIONS + POLITE_REFUSALS
+"""Descriptors that aren't for clients, besides those that are open before the start: the loop's own, listeners and
+links to Redis; a few that stay free; connections to the admin port; and sockets that are refused."""
+
+FEW_CONNECTIONS = 1000
+"""So few clients are hardly what somebody wants who set no max_connections; the usual limit of 1024 open files gives
+less."""
 
 RELOADED = frozenset({"jwt_key", "jwt_key_file", "log_level"})
 """Settings that SIGHUP takes over. The others need a restart."""
-
-ENOUGH_DESCRIPTORS = 1_048_576
-"""Where the system sets no limit."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +67,7 @@ def run(
         StartupError: if it can't start on this machine.
     """
     logs.catch_all()
+    descriptors.room(RESERVED_DESCRIPTORS)  # the loop itself needs some
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_live(settings, reload, started))
 
@@ -129,7 +129,9 @@ class Worker:
         )
         self._bugs = BoundedLogger(logger)
         self._sweep = Sweep(loop.time, self._tick)
-        self.gateway = Gateway(_connection_limit(settings.max_connections), self.metrics)
+        self._room = descriptors.room(RESERVED_DESCRIPTORS)  # clients that the descriptors are enough for
+        self._short = False  # whether the log has said that descriptors run out, and not yet that it is over
+        self.gateway = Gateway(min(settings.max_connections or self._room, self._room), self.metrics)
         self._admin = Admin(registry(self.metrics, self._gauges), self.unready, self._describe_links)
 
     # The life of a worker.
@@ -162,19 +164,24 @@ class Worker:
             origins=settings.allowed_origins,
             subprotocols=settings.subprotocols,
         )
-        self.admin_port = await self._admin.listen(settings.admin_host, settings.admin_port)
-        self.port = await self.gateway.listen(
-            shared,
-            settings.host,
-            settings.port,
-            dead_after=settings.ping_interval + settings.ping_timeout,
-        )
+        # Both listen before either serves, so that nobody is answered by a daemon that can't start.
+        for_admin = sockets.listen(settings.admin_host, settings.admin_port, ("admin_host", "admin_port"))
+        try:
+            for_clients = sockets.listen(settings.host, settings.port, ("host", "port"))
+        except StartupError:
+            for sock in for_admin:
+                sock.close()
+            raise
+        places = sockets.describe("ws", for_clients), sockets.describe("http", for_admin)
+        await self._admin.serve(for_admin)
+        await self.gateway.serve(shared, for_clients, dead_after=settings.ping_interval + settings.ping_timeout)
+        self.port, self.admin_port = sockets.port_of(for_clients), sockets.port_of(for_admin)
+        self._warn_of_little_room()
         self._tasks = [asyncio.create_task(self.source.run()), asyncio.create_task(self._sweep.run())]
         logger.info(
             "wsd %s listens on %s for clients and on %s for admin; Redis is at %s",
             __version__,
-            _url("ws", settings.host, self.port),
-            _url("http", settings.admin_host, self.admin_port),
+            *places,
             self._deployment,
         )
         systemd.notify("READY=1")
@@ -197,7 +204,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         logs.flush()
-        logger.info("stopped")
+        if self.port:  # else it has not started, and its error says so
+            logger.info("stopped")
 
     # Signals.
 
@@ -287,6 +295,7 @@ class Worker:
     def _tick(self, late: float) -> None:
         self.metrics.loop_lag_seconds.observe(late)
         logs.tick()
+        self._look_at_descriptors()
 
     def log_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log and count what a callback raised; a line for each place, bounded, because a client may cause it."""
@@ -305,9 +314,39 @@ class Worker:
         """Why clients should be sent elsewhere, or ``""`` if they should come."""
         if self._stop.is_set():
             return "draining"
+        if descriptors.are_short():
+            return f"out of descriptors: fewer than {descriptors.SPARE} of {descriptors.limit()} are free"
         if not self.source.up:
             return self.source.problem
-        return "" if self.source.healed else "resubscribing channels at Redis"
+        if not self.source.healed:
+            return "resubscribing channels at Redis"
+        return f"full: {self.gateway.max_connections} connections" if self.gateway.full else ""
+
+    def _warn_of_little_room(self) -> None:
+        wanted, most = self._settings.max_connections, self._room
+        remedy = "raise the hard limit (ulimit -Hn, LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
+        if wanted > most:
+            logger.warning(
+                "max_connections is %d, but the limit of %d open files allows only %d connections: %s",
+                *(wanted, descriptors.limit(), most, remedy),
+            )
+        elif not wanted and most < FEW_CONNECTIONS:
+            logger.warning(
+                "the limit of %d open files allows only %d connections: %s, or set max_connections to what you expect",
+                *(descriptors.limit(), most, remedy),
+            )
+
+    def _look_at_descriptors(self) -> None:
+        short = descriptors.are_short()
+        if short and not self._short:
+            logger.warning(
+                "out of descriptors: fewer than %d of %d are free, with %d connections; what is accepted now may be"
+                " closed in silence, and Redis may be out of reach",
+                *(descriptors.SPARE, descriptors.limit(), len(self.gateway.connections)),
+            )
+        elif self._short and not short:
+            logger.info("there are enough free descriptors again")
+        self._short = short
 
     def _describe_links(self) -> list[str]:
         return [link.describe() for link in self.source.links]
@@ -319,6 +358,7 @@ class Worker:
         states = Counter(connection.session.state.value for connection in connections if connection.session is not None)
         return {
             "open_connections": len(connections),
+            "max_connections": self.gateway.max_connections,
             "sessions_anonymous": states["anonymous"],
             "sessions_authenticated": states["authenticated"],
             "topics": len(self.topics),
@@ -367,25 +407,3 @@ def _make_authenticator(settings: Settings) -> Authenticator:
         leeway=settings.jwt_leeway,
         require_topics=settings.require_topics_claim,
     )
-
-
-def _connection_limit(wanted: int) -> int:
-    """How many connections the descriptors allow, after asking the system for as many as it gives.
-
-    Args:
-        wanted: the setting; 0 takes all there are.
-    """
-    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = ENOUGH_DESCRIPTORS
-    with suppress(OSError, ValueError):  # a sandbox may forbid it; then the soft limit stays
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        limit = hard
-    most = max(limit - RESERVED_DESCRIPTORS, 1)
-    if wanted > most:
-        logger.warning("max_connections is %d, but %d descriptors allow only %d (LimitNOFILE=)", wanted, limit, most)
-    return min(wanted, most) if wanted else most
-
-
-def _url(scheme: str, host: str, port: int) -> str:
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shlex
 import shutil
 import signal
-import socket
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
@@ -24,6 +22,7 @@ from wsd.config import RedisUrl, Settings, warnings
 from wsd.errors import CommandError
 from wsd.logs import setup
 from wsd.redis.address import Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded, parse_deployment
+from wsd.sockets import is_taken
 from wsd.worker import Worker
 from wsd.worker import run as run_worker
 
@@ -48,7 +47,7 @@ def run(args: Namespace) -> int:
     if "drain_seconds" not in given:
         changes["drain_seconds"] = 0.0
     for host, port in (("host", "port"), ("admin_host", "admin_port")):
-        if port not in given and _is_taken(getattr(chosen, host), getattr(chosen, port)):
+        if port not in given and is_taken(getattr(chosen, host), getattr(chosen, port)):
             logger.warning(
                 "port %d is taken; using a free one (choose one with --%s)",
                 getattr(chosen, port),
@@ -86,14 +85,6 @@ def _hang_up(chosen: Settings) -> Settings:
     # Here SIGHUP is a terminal that was closed, not an operator; and there is no key to read anew.
     signal.raise_signal(signal.SIGTERM)
     return chosen
-
-
-def _is_taken(host: str, port: int) -> bool:
-    try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as exc:
-        return exc.errno == errno.EADDRINUSE
-    return False
 
 
 # What to type next

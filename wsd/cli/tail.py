@@ -366,9 +366,9 @@ def _check(topic: str) -> None:
         raise CommandError(f"{topic!r}: {exc.message}", status=2) from None
 
 
-def server_url(host: str, port: int) -> str:
-    """Return where a client on this machine reaches a daemon that listens on `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+def server_url(hosts: Sequence[str], port: int) -> str:
+    """Return where a client on this machine reaches a daemon that listens on `hosts`: at the first of them."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(hosts[0], hosts[0])
     return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "BacklogSize",
     "Count",
     "CountOrNone",
-    "Host",
+    "Hosts",
     "Key",
     "KeyFile",
     "Leeway",
@@ -142,10 +142,28 @@ def _timer(value: float) -> float:
     return value
 
 
-def _host(value: str) -> str:
-    if re.search(r"[\[/,]", value):
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
         raise ValueError
-    return _solid(value)
+    return tuple(dict.fromkeys(map(_host, value)))
+
+
+def _host(value: str) -> str:
+    allowed = f"a comma list of IP addresses and host names, unlike {quoted(value)}"
+    if value == "*":
+        raise ValueError("0.0.0.0 for every IPv4 address, :: for every address of both families, unlike '*'")
+    if value.startswith("["):
+        raise ValueError(f"an IPv6 address without brackets and port, unlike {quoted(value)}")
+    try:
+        if ":" in value or re.fullmatch(r"[0-9.]+", value):
+            ipaddress.ip_address(value)
+        else:
+            value.encode("idna")  # as the resolver does; it refuses an empty label, or one longer than 63 bytes
+    except ValueError:
+        raise ValueError(allowed) from None
+    if len(value) > 255 or not value.isprintable() or re.search(r"[\s/\[\]@?#\\]", value):
+        raise ValueError(allowed)
+    return value
 
 
 def _prefix(value: str) -> str:
@@ -230,11 +248,12 @@ BacklogSize = Annotated[
     ByteSize, BeforeValidator(_size), Field(ge=2**10, le=2**34), Allowed("a size from 1KiB to 16GiB")
 ]
 
-Host = Annotated[
-    str,
-    Field(min_length=1, max_length=255),
-    AfterValidator(_host),
-    Allowed("a host name or an IP address, IPv6 without brackets"),
+Hosts = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_items),
+    AfterValidator(_hosts),
+    Allowed("a comma list of IP addresses and host names, IPv6 without brackets"),
 ]
 Port = Annotated[int, Field(ge=0, le=65_535), Allowed("a port from 0 to 65535; 0 is any free one")]
 Url = Annotated[RedisUrl, AfterValidator(_redis_url), Allowed(FORMS)]

@@ -35,10 +35,13 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    host: kinds.Host = Field(default="127.0.0.1", description="address to listen on for clients")
+    host: kinds.Hosts = Field(
+        default=("127.0.0.1",),
+        description="addresses to listen on for clients; 0.0.0.0: every IPv4 address, ::: every one of both families",
+    )
     port: kinds.Port = Field(default=3000, description="port to listen on for clients")
-    admin_host: kinds.Host = Field(
-        default="127.0.0.1", description="address to listen on for health checks and metrics"
+    admin_host: kinds.Hosts = Field(
+        default=("127.0.0.1",), description="addresses to listen on for health checks and metrics"
     )
     admin_port: kinds.Port = Field(default=3001, description="port to listen on for health checks and metrics")
 
@@ -151,7 +154,8 @@ class Settings(BaseSettings):
     @field_validator("admin_port")
     @classmethod
     def _check_admin_port(cls, value: int, info: ValidationInfo) -> int:
-        same_host = info.data.get("host") == info.data.get("admin_host")
+        hosts, admin_hosts = set(info.data.get("host", ())), set(info.data.get("admin_host", ()))
+        same_host = hosts & admin_hosts or (hosts | admin_hosts) & {"0.0.0.0", "::"}
         if value and same_host and value == info.data.get("port"):
             raise ValueError("a port other than that for clients")
         return value
@@ -234,9 +238,10 @@ def is_loopback(host: str) -> bool:
 def warnings(settings: Settings) -> list[str]:
     """Return a line for everything that is allowed but dangerous; to be logged at every start."""
     lines = []
-    if settings.auth == "none" and not is_loopback(settings.host):
+    reachable = [host for host in settings.host if not is_loopback(host)]
+    if settings.auth == "none" and reachable:
         lines.append(
-            f"auth=none on {settings.host}: everyone who can reach this address can read every topic;"
+            f"auth=none on {', '.join(reachable)}: everyone who can reach this address can read every topic;"
             " set auth=jwt and a key, or listen on 127.0.0.1"
         )
     return lines
