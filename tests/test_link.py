@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.faults.proxy import Flow, Proxy
 from tests.faults.topologies import redis_version
 from tests.servers import RedisServer, eventually
+from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis import channels as channels_module
 from wsd.redis import link as link_module
@@ -440,7 +441,10 @@ async def test_an_unasked_unsubscribe_is_a_gap_and_is_mended() -> None:
         assert recorder.events[:2] == [("confirmed", b"c"), ("lost",)]
 
 
-async def test_a_handler_that_fails_does_not_stop_the_messages_behind(redis: RedisServer) -> None:
+async def test_a_handler_that_fails_does_not_stop_the_messages_behind(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsd.redis.link.bugs", BoundedLogger(logging.getLogger("wsd.redis.link"), rate=0.01))
     async with linked(redis.url) as (link, recorder):
         link.subscribe(b"bug")
         await recorder.until("confirmed", b"bug")
@@ -448,17 +452,29 @@ async def test_a_handler_that_fails_does_not_stop_the_messages_behind(redis: Red
         handle = recorder.message
         failed: list[bytes] = []
 
-        def fail_once(channel: bytes, payload: bytes) -> None:
-            if not failed:
+        def fail_often(channel: bytes, payload: bytes) -> None:
+            if len(failed) < 50:
                 failed.append(payload)
                 raise ZeroDivisionError
             handle(channel, payload)
 
-        link._events = replace(link._events, on_message=fail_once)
-        redis.publish("bug", "1")
-        redis.publish("bug", "2")
-        await recorder.until("message", b"bug", b"2")
-        assert link._metrics.internal_errors == 1
+        link._events = replace(link._events, on_message=fail_often)
+        for number in range(51):
+            redis.publish("bug", f"{number}")
+        await recorder.until("message", b"bug", b"50")
+        assert link._metrics.internal_errors == 50
+        assert caplog.text.count("Traceback") == 1
+
+
+@pytest.mark.parametrize("answer", [b"*3333333333\r\n", b"%1\r\n*0\r\n+x\r\n", b"%1\r\n+\xff\r\n+\xff\r\n+again\r\n"])
+async def test_rubbish_for_an_answer_to_hello_is_a_reason_and_no_traceback(
+    answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted(answer) as url, linked(url, wait=False) as (link, _):
+        await eventually(lambda: link._metrics.link_failures > 1)
+        assert not link.problem.endswith(": ")
+        assert "Traceback" not in caplog.text
+        assert not link._metrics.internal_errors
 
 
 # Is what the link believes true?

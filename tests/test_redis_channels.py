@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
 from wsd.errors import LinkError
+from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis.channels import BATCH, LINGER, REFUSED_RETRY, Channels, Events
 from wsd.redis.slots import key_slot
@@ -350,14 +352,27 @@ def test_other_errors_end_the_connection_and_say_what_to_do(dialect: Dialect, er
         redis.refuse([b"a"], error)
 
 
-def test_a_bug_about_one_channel_is_counted_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_about_one_channel_is_counted_and_harms_no_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: object) -> None:
         raise ZeroDivisionError
 
+    monkeypatch.setattr("wsd.redis.channels.bugs", BoundedLogger(logging.getLogger("wsd.redis.channels"), rate=0.01))
     redis = Redis()
-    redis.channels.want(b"a")
     redis.channels.opened()
     redis.channels._events = Events(fail, fail, fail, fail)
-    redis.confirm(b"a")
-    assert redis.metrics.internal_errors == 1
-    assert "ZeroDivisionError" in caplog.text
+    for number in range(100):
+        redis.channels.want(b"%d" % number)
+        redis.confirm(b"%d" % number)
+    assert redis.metrics.internal_errors == 100
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_confirmations_that_nobody_asked_for_do_not_add_up() -> None:
+    redis = Redis()
+    redis.have(b"a")
+    for number in range(100):
+        redis.channels.changed(b"stranger-%d" % number, True, False)
+    assert redis.channels.subscribed() == [b"a"]
+    assert redis.channels.held == 1

@@ -371,9 +371,9 @@ def test_slots_that_can_t_be_are_refused(slots: Any) -> None:
 async def test_a_reply_without_an_end_is_given_up() -> None:
     async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            writer.write(b"*2000000000\r\n")
+            writer.write(b"*1000000\r\n$2000000000\r\n")
             while True:
-                writer.write(b":1\r\n" * 100_000)
+                writer.write(b"x" * 400_000)
                 await writer.drain()
         writer.transport.abort()
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any, cast
 
 import hiredis
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.servers import RedisServer
 from wsd.errors import LinkError
+from wsd.logs import BoundedLogger
 from wsd.redis import wire as wire_module
 from wsd.redis.address import parse_address
 from wsd.redis.slots import key_slot
@@ -246,3 +250,109 @@ async def test_the_time_in_which_nothing_is_read_is_not_counted_as_waiting(monke
     monkeypatch.undo()
     played.wire.hold(False)
     played.wire.fail("enough")
+
+
+# Whatever bytes come.
+
+WORDS = st.sampled_from(
+    [*b"message subscribe unsubscribe smessage ssubscribe a b \xff".split(), b"MOVED ", b"MOVED x", b""]
+)
+SCALARS = st.one_of(
+    WORDS.map(lambda word: b"$%d\r\n%b\r\n" % (len(word), word)),
+    WORDS.map(lambda word: b"+%b\r\n" % word),
+    WORDS.map(lambda word: b"-%b\r\n" % word),
+    st.integers(-(2**63), 2**63).map(lambda number: b":%d\r\n" % number),
+    st.sampled_from(
+        [b"_\r\n", b"#t\r\n", b",nan\r\n", b",1e999\r\n", b"(" + b"9" * 5000 + b"\r\n", b"$-1\r\n", b"*-1\r\n"]
+    ),
+)
+ANSWERS = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.tuples(st.sampled_from(b"*>~"), st.lists(inner, max_size=4)).map(
+            lambda drawn: b"%c%d\r\n" % (drawn[0], len(drawn[1])) + b"".join(drawn[1])
+        )
+        | st.lists(st.tuples(inner, inner), max_size=2).map(
+            lambda pairs: b"%%%d\r\n" % len(pairs) + b"".join(key + value for key, value in pairs)
+        )
+    ),
+    max_leaves=12,
+)
+STREAMS = st.one_of(
+    st.lists(ANSWERS, max_size=6).map(b"".join),
+    st.lists(st.sampled_from(b"*>~%$:+-,#_(|=!0123456789\r\nab\xff"), max_size=40).map(bytes),
+    st.binary(max_size=60),
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(stream=STREAMS, cuts=st.lists(st.integers(0, 200), max_size=5), sharded=st.booleans())
+@example(stream=b"*3333333333\r\n", cuts=[], sharded=False)
+@example(stream=b">3\r\n~3333333333\r\n", cuts=[4], sharded=False)
+@example(stream=b"%1\r\n*0\r\n:1\r\n", cuts=[], sharded=False)
+@example(stream=b">1\r\n$7\r\nmessage\r\n", cuts=[], sharded=False)
+@example(stream=b">3\r\n$7\r\nmessage\r\n*0\r\n*0\r\n", cuts=[], sharded=False)
+@example(stream=b">3\r\n$9\r\nsubscribe\r\n*0\r\n*0\r\n", cuts=[], sharded=False)
+@example(stream=b"+OK\r\n+OK\r\n+OK\r\n+OK\r\n", cuts=[], sharded=False)
+@example(stream=b"-MOVED \r\n", cuts=[], sharded=True)
+def test_any_bytes_are_handled_or_end_the_connection_with_a_reason(
+    stream: bytes, cuts: list[int], *, sharded: bool
+) -> None:
+    async def receive() -> None:
+        played = Played(SHARDED if sharded else CLASSIC)
+        played.send("SUBSCRIBE", channels=(b"a", b"b"))
+        played.send("PING")
+        edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
+        for start, end in pairwise(edges):
+            if not played.transport.aborted:
+                played.wire.data_received(stream[start:end])
+        assert not played.wire.stumbled
+        assert played.transport.aborted == played.wire.closed.done()
+        if played.wire.closed.done():
+            assert played.wire.closed.result().strip(" :") not in ("", "what Redis sent can't be read")
+            assert played.wire.closed.result().isprintable()
+        for event in played.events:
+            if event[0] == "message":
+                assert [type(part) for part in event] == [str, bytes, bytes]
+
+    asyncio.run(receive())
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"*3333333333\r\n", "a reply of 3333333333 elements"),
+        (b"%2147483647\r\n", "a reply of 2147483647 elements"),
+        (b":1\r\n>3333333333\r\n", "can't be read: MemoryError"),
+        (b"%1\r\n*0\r\n:1\r\n", "can't be read: unhashable type"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "can't be read: Protocol error"),
+        (push(b"message", b"a", b":1\r\n"), "a message that is none: [b'message', b'a', 1]"),
+        (b">2\r\n$7\r\nmessage\r\n$1\r\na\r\n", "a message that is none"),
+        (b">2\r\n$9\r\nsubscribe\r\n:7\r\n", "a message that is none"),
+    ],
+)
+async def test_what_cannot_be_read_ends_the_connection_with_the_reason(sent: bytes, reason: str) -> None:
+    played = Played()
+    played.send("PING")
+    played.wire.data_received(sent)
+    assert played.transport.aborted
+    assert reason in played.wire.closed.result()
+    assert not played.wire.stumbled
+
+
+async def test_a_bug_ends_the_connection_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire_module, "bugs", BoundedLogger(wire_module.logger, rate=0.01))
+
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    for _ in range(100):
+        played = Played()
+        played.wire.send("PING", on_reply=fail)
+        played.wire.data_received(b"+PONG\r\n")
+        assert played.transport.aborted
+        assert played.wire.stumbled
+        assert played.wire.closed.result().endswith("because of a bug: ZeroDivisionError")
+    assert caplog.text.count("Traceback") == 1

@@ -28,7 +28,7 @@ from wsd.errors import LinkError
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis.slots import key_slot
-from wsd.redis.wire import Dialect, public
+from wsd.redis.wire import Dialect, bugs, public
 
 __all__ = ["Channels", "Events"]
 
@@ -269,6 +269,8 @@ class Channels:
             asked: whether a command asked for that.
         """
         if subscribed:
+            if not asked and channel not in self.wanted:
+                return  # no Redis says so; kept, such channels would add up
             self._states[channel] = _State.SUBSCRIBED
             if channel in self.wanted:
                 gap = channel in self.gapped
@@ -381,7 +383,9 @@ class Channels:
     def _tell(self, callback: Callable[[bytes, _T], None], channel: bytes, what: _T) -> None:
         try:
             callback(channel, what)
-        except Exception:
+        except Exception as exc:
             # A bug about one channel must not end the connection that all others share.
             self._metrics.internal_errors += 1
-            logger.exception("what Redis said about channel %a could not be handled", channel)
+            bugs.exception(
+                f"channel: {type(exc).__name__}", "what Redis said about channel %a could not be handled", channel
+            )

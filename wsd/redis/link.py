@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,7 +34,7 @@ from wsd.metrics import Metrics
 from wsd.redis.address import Address
 from wsd.redis.channels import Channels, Events
 from wsd.redis.probe import Probe
-from wsd.redis.wire import Dialect, Reply, Wire, connect, public
+from wsd.redis.wire import MESSAGE_MOST, Dialect, Reply, Wire, bugs, connect, public
 
 __all__ = ["Fixed", "Guide", "Link"]
 
@@ -273,10 +272,13 @@ class Link:
             return
         try:
             self._events.on_message(channel, payload)
-        except Exception:
+        except Exception as exc:
             # Whatever a publisher sent, the messages after it are served.
             self._metrics.internal_errors += 1
-            logger.exception("a message of %d bytes on channel %a could not be handled", len(payload), channel)
+            bugs.exception(
+                f"message: {type(exc).__name__}",
+                *("a message of %d bytes on channel %a could not be handled", len(payload), channel),
+            )
 
     def _receive_change(self, channel: bytes, subscribed: bool, asked: bool) -> None:
         if channel == self.probe.channel:
@@ -372,7 +374,7 @@ class Link:
 
     def _came_up(self, wire: Wire) -> None:
         self._wire = wire
-        wire.reply_most = math.inf  # a message may be as large as Redis permits
+        wire.reply_most = MESSAGE_MOST
         self._guide.arrived()
         wire.hold(self._held)
         self.problem = ""
@@ -461,6 +463,7 @@ class Link:
     def _was_lost(self, wire: Wire, reason: str) -> None:
         self._wire = None
         self._last_wire = wire
+        self._metrics.internal_errors += wire.stumbled
         self.problem = f"lost the link to {self._place}: {reason}"
         self._metrics.link_failures += 1
         if self._lost_at is None:

@@ -13,6 +13,7 @@ UNSUBSCRIBE of n channels is answered by n pushes, or by one error for all of th
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections import deque
@@ -26,11 +27,12 @@ from typing import Any, cast
 import hiredis
 
 from wsd.errors import LinkError
+from wsd.logs import BoundedLogger
 from wsd.redis.address import Address
 from wsd.redis.race import AllFailed, interleave, race
 from wsd.redis.slots import key_slot
 
-__all__ = ["CLASSIC", "SHARDED", "Dialect", "Reply", "Wire", "connect", "public"]
+__all__ = ["CLASSIC", "MESSAGE_MOST", "SHARDED", "Dialect", "Reply", "Wire", "bugs", "connect", "public"]
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for connecting, TLS and HELLO together, unless the heartbeat is shorter."""
@@ -43,7 +45,16 @@ ADDRESSES_MOST = 8
 
 REPLY_MOST = 16_777_216
 """Bytes of one reply, until a link has come up. The largest that is right is CLUSTER SLOTS: 16,384 slots that belong to
-another node each. A message may be as large as Redis permits."""
+another node each."""
+
+MESSAGE_MOST = 512 * 1_048_576 + REPLY_MOST
+"""Bytes of one message or reply after that: a payload of 512 MiB, the largest that Redis takes (proto-max-bulk-len)."""
+
+ELEMENTS_MOST = 1_048_576
+"""Elements of one reply. CLUSTER SLOTS, the longest, has 16,384 at most."""
+
+BUG_LOG_RATE = 1 / 30
+"""Lines a second of each kind of bug; each has a traceback."""
 
 Reply = Any
 """What hiredis makes of a reply; an error is a ``hiredis.ReplyError``."""
@@ -109,6 +120,12 @@ _UNREADABLE = (hiredis.HiredisError, MemoryError, OverflowError, RecursionError,
 
 _NOTHING = object()  # what the parser returns when it needs more data
 
+_AGGREGATES = (b"*", b"~", b">", b"%", b"|")
+"""How replies begin that have elements. https://redis.io/docs/latest/develop/reference/protocol-spec/"""
+
+logger = logging.getLogger(__name__)
+bugs = BoundedLogger(logger, rate=BUG_LOG_RATE)  # for all who handle what comes from Redis
+
 
 class Wire(asyncio.Protocol):
     """A connection to a server.
@@ -145,6 +162,7 @@ class Wire(asyncio.Protocol):
         self.closed: asyncio.Future[str] = self._loop.create_future()  # with the reason
         self.given_up = False  # whether it was closed from this side
         self.torn = False  # whether it was closed from the other side in the middle of something
+        self.stumbled = False  # whether it was closed because of a bug
 
     # Commands.
 
@@ -242,9 +260,13 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._unfinished += len(data)
         try:
+            if data[:1] in _AGGREGATES and not self._reader.has_data():
+                _check_count(data)
             self._reader.feed(data)
-        except hiredis.HiredisError as exc:
+        except LinkError as exc:
             self.fail(str(exc))
+        except _UNREADABLE as exc:
+            self.fail(f"Redis sent what can't be read: {str(exc) or type(exc).__name__}")
         else:
             self._handle()
 
@@ -285,6 +307,12 @@ class Wire(asyncio.Protocol):
                 raise LinkError(f"Redis sent more than {self.reply_most} bytes that belong to one reply")
         except LinkError as exc:
             self.fail(str(exc))
+        except Exception as exc:
+            # Not left to the loop's handler, because a burst is handled outside of the transport's call: the link would
+            # stay paused for ever.
+            self.stumbled = True
+            bugs.exception(f"reply: {type(exc).__name__}", "what Redis sent could not be handled")
+            self.fail(f"what Redis sent could not be handled, because of a bug: {str(exc) or type(exc).__name__}")
         else:
             self._resume()
 
@@ -468,6 +496,20 @@ async def _log_in(wire: Wire, address: Address) -> dict[str, str]:
         for key, value in reply.items()
         if isinstance(key, bytes) and isinstance(value, bytes)
     }
+
+
+def _check_count(data: bytes) -> None:
+    """Refuse a reply that says it has more elements than any has.
+
+    hiredis makes a list of that length at once. One of 2,000,000,000 takes no memory while it is empty, but the
+    garbage collector walks over it for 9 s.
+
+    Raises:
+        LinkError: if it says so.
+    """
+    count = data[1 : data.find(b"\r")] if b"\r" in data[:32] else data[1:32]
+    if len(count) > 18 or (count.isdigit() and int(count) > ELEMENTS_MOST):
+        raise LinkError(f"Redis sent what can't be read: a reply of {public(count)} elements")
 
 
 def public(reply: object) -> str:
