@@ -30,6 +30,7 @@ GAUGES: dict[str, float] = {
     "backlog_bytes": 6,
     "redis_link_up": True,
     "redis_links": 10,
+    "redis_links_unprobed": 14,
     "redis_probe_age_seconds": 1.5,
     "redis_probe_round_trip_seconds": 0.25,
     "redis_channels_wanted": 8,

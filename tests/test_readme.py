@@ -72,8 +72,8 @@ def test_the_table_of_metrics_is_complete() -> None:
 _GAUGES = (
     "open_connections max_connections sessions_anonymous sessions_authenticated topics",
     "lagging_connections backlog_bytes",
-    "redis_link_up redis_links redis_probe_age_seconds redis_probe_round_trip_seconds redis_channels_wanted",
-    "redis_channels_confirmed tasks draining",
+    "redis_link_up redis_links redis_links_unprobed redis_probe_age_seconds redis_probe_round_trip_seconds",
+    "redis_channels_wanted redis_channels_confirmed tasks draining",
 )
 
 

@@ -369,11 +369,18 @@ def test_the_subject_is_that_of_the_newest_token(anonymous: Client) -> None:
             """
             subscribe a #1 | wait a
             confirmed a    | subscribed #1, listen a
-            refused a      |
             refused b      |
             confirmed b    |
             """,
             id="answers of Redis that nobody waits for",
+        ),
+        pytest.param(
+            """
+            subscribe a #1 | wait a
+            confirmed a    | subscribed #1, listen a
+            refused a      | unavailable
+            """,
+            id="Redis refuses a topic that is listened to",
         ),
     ],
 )

@@ -164,13 +164,20 @@ def test_after_the_link_is_lost_topics_must_be_confirmed_again(table: TopicTable
     assert (ann.told, bob.told) == ([("confirmed", "news")], [("confirmed", "news")])
 
 
-def test_a_refusal_takes_off_those_who_wait_and_leaves_those_who_listen(table: TopicTable, redis_side: Redis) -> None:
+def test_a_refusal_takes_off_who_waits_and_tells_who_listens_once(table: TopicTable, redis_side: Redis) -> None:
     table.wait("news", ann := Ear())
     table.listen("news", ann)
     table.wait("news", bob := Ear())
     table.refuse(b"news", "no")
-    assert (ann.told, bob.told) == ([], [("refused", "news", "no")])
+    assert ann.told == bob.told == [("refused", "news", "no")]
     assert (listeners(table, b"news"), redis_side.wanted) == ([ann], {b"news"})
+    assert table.refusal("news") == "no"
+    table.refuse(b"news", "no")  # it was tried again
+    assert len(ann.told) == 1
+    table.confirm(b"news")
+    assert table.refusal("news") == ""
+    table.refuse(b"news", "no")
+    assert len(ann.told) == 2
 
 
 def test_a_refusal_of_all_ends_the_topic(table: TopicTable, redis_side: Redis) -> None:
@@ -278,6 +285,7 @@ class TopicTableMachine(RuleBasedStateMachine):
         self.waiting: set[tuple[int, str]] = set()
         self.listening: set[tuple[int, str]] = set()
         self.confirmed: set[str] = set()
+        self.refused: set[str] = set()  # since they were last confirmed
 
     def wanted(self) -> set[str]:
         return {topic for _, topic in self.waiting | self.listening}
@@ -317,14 +325,18 @@ class TopicTableMachine(RuleBasedStateMachine):
         self.table.confirm(f"app:{topic}".encode())
         if topic in self.wanted():
             self.confirmed.add(topic)
+        self.refused.discard(topic)
         assert self.told() == {(ear, ("confirmed", topic)) for ear, waited in self.waiting if waited == topic}
 
     @rule(topic=TOPICS)
     def refuse(self, topic: str) -> None:
         refused = {(ear, waited) for ear, waited in self.waiting if waited == topic}
         self.waiting -= refused
+        listening = {(ear, heard) for ear, heard in self.listening if heard == topic and topic not in self.refused}
+        self.confirmed.discard(topic)
+        self.refused.add(topic)
         self.table.refuse(f"app:{topic}".encode(), "no")
-        assert self.told() == {(ear, ("refused", topic, "no")) for ear, _ in refused}
+        assert self.told() == {(ear, ("refused", topic, "no")) for ear, _ in refused | listening}
 
     @rule()
     def unconfirm(self) -> None:
@@ -334,6 +346,7 @@ class TopicTableMachine(RuleBasedStateMachine):
     @invariant()
     def the_table_is_the_sets(self) -> None:
         self.confirmed &= self.wanted()
+        self.refused &= self.wanted()
         channels = self.table.channels
         numbers: dict[object, int] = {ear: number for number, ear in enumerate(self.ears)}
         assert self.redis_side.wanted == set(channels) == {f"app:{topic}".encode() for topic in self.wanted()}
@@ -341,6 +354,7 @@ class TopicTableMachine(RuleBasedStateMachine):
         assert {(numbers[ear], topic.name) for topic in channels.values() for ear in topic.waiters} == self.waiting
         assert {(numbers[ear], topic.name) for topic in channels.values() for ear in topic.listeners} == self.listening
         assert {topic.name for topic in channels.values() if topic.confirmed} == self.confirmed
+        assert {topic.name for topic in channels.values() if topic.refusal} == self.refused
         assert self.told() == set()
 
 

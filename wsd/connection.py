@@ -563,6 +563,9 @@ class Connection(Writer):
             elif isinstance(effect, Wait):
                 if shared.topics.wait(effect.topic, self):
                     effects.extend(session.confirmed(effect.topic))
+                elif refusal := shared.topics.refusal(effect.topic):
+                    shared.topics.leave(effect.topic, self)
+                    effects.extend(session.refused(effect.topic, refusal))
             elif isinstance(effect, Listen):
                 shared.topics.listen(effect.topic, self)
             elif isinstance(effect, Leave):

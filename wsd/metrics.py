@@ -154,6 +154,7 @@ _GAUGES = {
     "backlog_bytes": "bytes that sockets have not taken yet; a buffer that several connections share counts for each",
     "redis_link_up": "1 if the link to Redis is up; of a cluster, every link that is needed",
     "redis_links": "links to Redis that are up: one, or one for each node of a cluster that is needed",
+    "redis_links_unprobed": "links on which delivery can't be probed, because Redis refuses it; /readyz says why",
     "redis_probe_age_seconds": "time since the last delivery probe came back, of the link where it is longest",
     "redis_probe_round_trip_seconds": "time that the last delivery probe took, of the link where it took longest",
     "redis_channels_wanted": "channels that should be subscribed at Redis",

@@ -344,11 +344,19 @@ class Session:
         return self._take()
 
     def refused(self, topic: str, reason: str) -> list[Effect]:
-        """A topic that the session waits for can't be had, or no more, if it was confirmed and its reply held back."""
-        if self._topics.get(topic) in (_Topic.PENDING, _Topic.CONFIRMED):
+        """Redis refuses a topic.
+
+        One that is PENDING, or CONFIRMED while its reply is held back, can't be had. One that is LISTENING stays: it is
+        tried again, and comes back with a gap.
+        """
+        stage = self._topics.get(topic)
+        if stage in (_Topic.PENDING, _Topic.CONFIRMED):
             self._settle(topic, "unavailable", reason)
             self._drop(topic)
             self._release()
+        elif stage is _Topic.LISTENING:
+            message = f"{topic} is not delivered now: {reason}; a gap is announced when it is delivered again"
+            self._effects.append(Reply(protocol.error("unavailable", message), "unavailable", reason))
         return self._take()
 
     def timed_out(self, now: float) -> list[Effect]:

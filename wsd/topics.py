@@ -27,19 +27,20 @@ class Listener(Protocol):
         """Redis has confirmed the channel of a topic that this listener waits for."""
 
     def topic_refused(self, topic: str, reason: str) -> None:
-        """Redis won't deliver a topic that this listener waited for; it is off the topic already."""
+        """Redis refuses a topic: one that this listener waited for, and is off already, or one that it stays on."""
 
 
 class Topic:
     """A topic that somebody is interested in."""
 
-    __slots__ = ("channel", "confirmed", "head", "listeners", "name", "waiters")
+    __slots__ = ("channel", "confirmed", "head", "listeners", "name", "refusal", "waiters")
 
     def __init__(self, name: str, channel: bytes) -> None:
         self.name = name
         self.channel = channel
         self.head = message_head(name)  # its messages up to the snapshot, built once
         self.confirmed = False  # whether Redis delivers the channel now, as far as we know
+        self.refusal = ""  # why Redis refuses the channel, since it was last confirmed
         # Dictionaries for their order: those who came first are served first, and every run is alike.
         self.waiters: dict[Listener, None] = {}
         self.listeners: dict[Listener, None] = {}
@@ -84,6 +85,11 @@ class TopicTable:
         topic.waiters[listener] = None
         return topic.confirmed
 
+    def refusal(self, name: str) -> str:
+        """Why Redis refuses a topic that others listen to, as far as we know now; ``""`` if it doesn't."""
+        topic = self._topics.get(name)
+        return "" if topic is None else topic.refusal
+
     def listen(self, name: str, listener: Listener) -> None:
         """Deliver a topic from now on to someone who waits for it."""
         topic = self._topics[name]
@@ -108,19 +114,27 @@ class TopicTable:
         if topic is None:
             return
         topic.confirmed = True
+        topic.refusal = ""
         for waiter in list(topic.waiters):
             if waiter in topic.waiters:  # another's answer may have taken it off
                 waiter.topic_confirmed(topic.name)
 
     def refuse(self, channel: bytes, reason: str) -> None:
-        """Redis refuses a channel: tell those who wait for it, and take them off. Those who listen stay."""
+        """Redis refuses a channel: tell those who wait for it, and take them off; tell those who listen, who stay.
+
+        The channel is tried again as long as somebody listens. Those who listen are told once, until it is confirmed.
+        """
         topic = self.channels.get(channel)
         if topic is None:
             return
+        news, topic.refusal, topic.confirmed = not topic.refusal, reason, False
         for waiter in list(topic.waiters):
             if waiter in topic.waiters:
                 self.leave(topic.name, waiter)
                 waiter.topic_refused(topic.name, reason)
+        for listener in list(topic.listeners) if news else ():
+            if listener in topic.listeners:  # another's answer may have taken it off
+                listener.topic_refused(topic.name, reason)
 
     def unconfirm(self, channels: Iterable[bytes]) -> None:
         """These channels aren't delivered until they are confirmed again."""

@@ -366,6 +366,7 @@ class Worker:
             "backlog_bytes": sum(connection.backlog_bytes for connection in connections),
             "redis_link_up": self.source.up,
             "redis_links": sum(link.up for link in self.source.links),
+            "redis_links_unprobed": sum(bool(link.probe.off) for link in self.source.links),
             "redis_probe_age_seconds": max((probe.age(now) for probe in probes), default=math.nan),
             "redis_probe_round_trip_seconds": max((probe.round_trip for probe in probes), default=math.nan),
             "redis_channels_wanted": self.source.wanted,

@@ -159,6 +159,7 @@ class Link:
         self._last_wire: Wire | None = None  # the connection that was lost
         self._run = (b"", 0)  # which process the Redis is, and how many clients it has cut off for their buffers
         self._logged_at = -FAILURE_LOG_INTERVAL
+        self._said_of_probe = ""  # why delivery can't be probed, as it was logged last
         self.probe = Probe()
         self.problem = NOT_YET  # why the link isn't up, for people; "" when it is
 
@@ -265,6 +266,7 @@ class Link:
     def _receive_message(self, channel: bytes, payload: bytes) -> None:
         if channel == self.probe.channel:
             self.probe.returned(payload, monotonic())
+            self._said_of_probe = ""
             return
         self.probe.delivering = True
         channels = self._channels
@@ -284,6 +286,7 @@ class Link:
         if channel == self.probe.channel:
             self.probe.confirmed(subscribed)
             if subscribed:
+                self.problem = ""
                 self._send_probe()
             return
         self._channels.changed(channel, subscribed, asked)
@@ -325,7 +328,8 @@ class Link:
             else:
                 self._came_up(wire)
                 reason = await self._tend(wire)
-                if not wire.given_up:
+                # A server that lets us in and then closes is tried less often, too.
+                if not wire.given_up and (self.probe.returned_at is not None or self.probe.off):
                     waits.reset()
                 self._was_lost(wire, reason)
             with suppress(TimeoutError):
@@ -358,6 +362,11 @@ class Link:
         if self._guide.master_only and role != "master":
             raise LinkError(f"it is a {role or 'server that does not say its role'}, not the master")
         self._replica = role == "replica"
+        if self.server.get("mode") == "sentinel":
+            raise LinkError(
+                "it is a Sentinel, which delivers nothing that is published; its master's name belongs into redis_url:"
+                " redis+sentinel://HOST:PORT/NAME"
+            )
         if not self._replica:
             return
         try:
@@ -429,6 +438,8 @@ class Link:
                 self._channels.retry()
             if self._audit_at <= now:
                 self._audit_at = now + AUDIT_INTERVAL
+                if self.probe.off:
+                    self.probe.reset()  # what was refused may be permitted by now
                 self._audit(self._channels.subscribed())
                 self._ask_for_overruns()
 
@@ -483,7 +494,7 @@ class Link:
         probe = self.probe
         if self._wire is not None and not probe.channel and not probe.off and (channel := self._private()):
             probe.channel = channel
-            self._wire.send(self._dialect.subscribe, channels=(channel,), on_reply=self._receive_probe_reply)
+            self._wire.send(self._dialect.subscribe, channels=(channel,), on_reply=self._receive_probe_refusal)
 
     def _send_probe(self) -> None:
         assert self._wire is not None
@@ -494,13 +505,34 @@ class Link:
             self._wire.send(self._dialect.publish, channel, payload, key=channel, on_reply=self._receive_probe_reply)
 
     def _receive_probe_reply(self, reply: Reply) -> None:
-        if not isinstance(reply, hiredis.ReplyError):
-            return  # how many have got it
+        if isinstance(reply, hiredis.ReplyError):  # else it says how many have got it
+            self._lose_probe(str(reply), self._dialect.publish)
+
+    def _receive_probe_refusal(self, reply: Reply) -> None:
+        self._lose_probe(str(reply), self._dialect.subscribe)
+
+    def _lose_probe(self, error: str, command: str) -> None:
+        """Redis refuses a command of the probe: find out what that means for the other channels."""
         self.probe.reset()  # if its slot has moved, another channel is chosen at the next beat
         self._on_trouble()
-        if str(reply).startswith("NOPERM"):
-            self.probe.off = f"permit the Redis user +{self._dialect.publish.lower()} on channels of channel_prefix"
-            logger.warning("delivery by %s is %s", self._place, self.probe.describe(0))
+        if error.split(" ", 1)[0] in _ELSEWHERE:
+            return
+        if error.startswith("NOPERM"):
+            off = f"permit the Redis user +{command.lower()} on channels of channel_prefix"
+        else:
+            off = f"Redis refuses {command}: {public(error)}"
+        self.probe.off = off
+        if command == self._dialect.subscribe and not error.startswith("NOPERM"):
+            remedy = "" if not self._dialect.by_slot else ". Sharded channels need Redis 7; else set pubsub to classic"
+            self.problem = f"nothing can be subscribed at {self._place}: {off}{remedy}"
+            off = self.problem
+        if off != self._said_of_probe:
+            self._said_of_probe = off
+            logger.warning(
+                "delivery by %s is not probed, so a subscription that dies may stay unseen for a minute: %s",
+                *(self._place, off),
+                extra=fields(link=self._place, reason=off),
+            )
 
     def _audit(self, channels: Sequence[bytes], dead: int = 0) -> None:
         """Compare our subscriptions with what the server says of its channels; one command after the other."""
@@ -577,6 +609,10 @@ class Link:
 
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 _OVERRUNS = re.compile(rb"client_output_buffer_limit_disconnections:(\d{1,20})\b")
+
+
+_ELSEWHERE = {"MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "LOADING", "MASTERDOWN", "READONLY"}
+"""Errors that say that a channel is on another server, or not there now."""
 
 
 def _why_deaf(reply: Reply) -> str:
