@@ -254,6 +254,8 @@ async def test_the_first_request_is_answered_whatever_follows(method: str, statu
         (b"GET / HTTP/1.1\nHost: x\n\n", 200),  # bare LF, which a server may take
         (b"GET  /healthz  HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n", 404),
+        (b"*1\r\n$4\r\nPING\r\n", 400),  # Redis's protocol: its client waits for an answer, and sends no more
+        (b"hello\n", 400),
     ],
 )
 async def test_what_is_no_good_request_is_refused(data: bytes, status: int | None) -> None:

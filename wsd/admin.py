@@ -223,6 +223,11 @@ class _Exchange(asyncio.Protocol):
             return
         if isinstance(event, h11.Request):
             self._send(event.method, self._admin.answer(event))
+            return
+        line, ended, _ = self._http.trailing_data[0].partition(b"\n")
+        if ended and b" HTTP/" not in line and line.strip():
+            # h11 would wait for the end of the head; a client of another protocol waits for us.
+            self._send(b"GET", Answer(HTTPStatus.BAD_REQUEST, b"this is no HTTP request\n"))
 
     def _send(self, method: bytes, answer: Answer) -> None:
         self._answered = True

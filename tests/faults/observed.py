@@ -1,4 +1,4 @@
-"""``wsd`` that counts on SIGUSR1 what it holds: ``python -m tests.faults.observed serve``."""
+"""``wsd`` that counts on SIGRTMIN what it holds: ``python -m tests.faults.observed serve``."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def tell(number: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, tell)
+    signal.signal(signal.SIGRTMIN, tell)
     sys.exit(main())

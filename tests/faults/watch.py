@@ -59,7 +59,7 @@ class ObservedDaemon(Daemon):
 
     def holdings(self) -> Holdings:
         """What it holds now."""
-        self.signal(signal.SIGUSR1)
+        self.signal(signal.SIGRTMIN)
         told = re.findall(r"\d+", self.wait_for("tasks="))
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         numbers = {name: int(value) for name, value in re.findall(r"^(Threads|VmRSS):\s+(\d+)", status, re.MULTILINE)}
