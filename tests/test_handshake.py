@@ -8,6 +8,8 @@ import logging
 import os
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.clients import CLOSE, PING, PONG, TEXT, Client, Closed, frame
 from tests.servers import RedisServer, eventually, serving
@@ -310,3 +312,57 @@ async def test_the_first_subprotocol_that_both_know_is_selected(
 async def test_an_origin_is_written_as_browsers_send_it(redis: RedisServer, allowed: str, sent: str) -> None:
     async with serving(redis, allowed_origins=allowed) as worker, Client(worker.port, headers=f"Origin: {sent}\r\n"):
         pass
+
+
+# Anything.
+
+PIECES = st.one_of(
+    st.binary(max_size=200),
+    st.sampled_from([sent for all in REFUSED.values() for sent in all if len(sent) < 10_000]),
+    st.sampled_from(list(BEHIND.values())),
+    st.sampled_from([GOOD + b"\r\n", GOOD, HOST, b"\r\n", b"\n", b"Sec-WebSocket-Extensions: x; y=\r\n"]),
+    st.builds(
+        frame,
+        st.integers(0, 15),
+        st.binary(max_size=300),
+        fin=st.booleans(),
+        mask=st.sampled_from([b"\x01\x02\x03\x04", None]),
+    ),
+)
+
+
+async def test_whatever_a_client_sends_causes_no_error_and_few_lines(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(redis, max_message_size=4096) as worker:
+
+        async def send(pieces: list[bytes]) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+            try:
+                for piece in pieces:
+                    writer.write(piece)
+                    await asyncio.sleep(0)
+                writer.write_eof()
+                await Client.within(reader.read())
+            except (ConnectionError, RuntimeError):
+                pass  # a reset, because it sent more than we read; uvloop raises RuntimeError behind one
+            finally:
+                writer.transport.abort()
+
+        examples: list[list[bytes]] = []
+
+        @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(st.booleans(), st.lists(PIECES, min_size=1, max_size=6))
+        def collect(upgraded: bool, pieces: list[bytes]) -> None:
+            examples.append([GOOD + b"\r\n", *pieces] if upgraded else pieces)
+
+        collect()
+        for example in examples:
+            caplog.clear()
+            await send(example)
+            assert calm(caplog.records), example
+            assert len(caplog.records) <= 4, example
+        await eventually(lambda: not worker.gateway.connections)
+        assert worker.metrics.internal_errors == 0
+        counted = worker.metrics.handshakes + worker.metrics.refused_handshakes.total()
+        assert counted == worker.metrics.connections == len(examples)
