@@ -97,7 +97,11 @@ class Gateway:
         if connection.session is not None:
             self._inside -= 1
             self._metrics.close_codes[_close_code(connection)] += 1
-            if self._said_full and self._inside <= min(self.max_connections - 1, 0.95 * self.max_connections):
+            if (
+                self._said_full
+                and not self.draining
+                and self._inside <= min(self.max_connections - 1, 0.95 * self.max_connections)
+            ):
                 self._said_full = False
                 logger.info("no longer full: %d connections, and new clients are let in", self._inside)
         if not self.connections:
