@@ -25,6 +25,7 @@ LAYERS = (
         "protocol",
         "frames",
         "descriptors",
+        "slices",
         "snapshot",
         "sockets",
         "systemd",

@@ -52,6 +52,7 @@ from wsd.logs import BoundedLogger, fields
 from wsd.metrics import Metrics
 from wsd.protocol import CONNECTED, SESSION_AUTHENTICATED, Close, session_created
 from wsd.session import Effect, Leave, Limits, Listen, Reply, Session, State, Wait
+from wsd.slices import Slices
 from wsd.sweep import Sweep
 from wsd.topics import TopicTable
 from wsd.writer import Writer
@@ -115,6 +116,7 @@ class Shared:
     topics: TopicTable
     fanout: Fanout
     sweep: Sweep
+    slices: Slices  # for what many may cause at once: that they leave
     metrics: Metrics
     authenticator: Authenticator
     limits: Limits
@@ -213,9 +215,16 @@ class Connection(Writer):
         if self._phase is _Phase.HANDSHAKE:
             self._refuse_handshake(HandshakeError("eof" if self._head else "silent"))
         self._phase = _Phase.GONE
-        self.protocol.receive_eof()  # does nothing the second time; the state becomes CLOSED
-        self._depart()
+        self._stop_writing()
         self._drop_backlog()
+        self.lagging = False  # the transport, which knows what it holds, is closed
+        self._shared.sweep.remove(self)
+        self._shared.slices.do(self._clear_away)
+
+    def _clear_away(self) -> None:
+        """Leave nothing behind of a socket that is gone."""
+        self.protocol.receive_eof()  # does nothing the second time; the state becomes CLOSED
+        self._leave()
         self._shared.sweep.remove(self)
         self._shared.door.left(self)
         if logger.isEnabledFor(logging.DEBUG):
@@ -271,6 +280,10 @@ class Connection(Writer):
         self._next_ping = self._pong_due = inf
         self._abort_at = self._shared.sweep.time() + CLOSE_TIMEOUT
         self._shared.sweep.hasten(self, self._abort_at)
+        if self.session is not None:
+            self._shared.slices.do(self._leave)
+
+    def _leave(self) -> None:
         if self.session is not None:
             self._carry_out(self.session.close())
 
@@ -365,13 +378,22 @@ class Connection(Writer):
             self._pause_reading()
             self.loop.call_later(min(seconds, MAX_PAUSE), self._read_on)
 
-    def eof_received(self) -> None:
-        """The client sends nothing more; uvloop closes the socket when it has taken what waits."""
+    def eof_received(self) -> bool:
+        """The client sends nothing more. Returns whether the socket is closed by :meth:`_end_of_stream`, not by uvloop.
+
+        A socket is closed when it has taken what waits, whoever does it.
+        """
         if self._phase is _Phase.HANDSHAKE:
             self._refuse_handshake(HandshakeError("eof" if self._head else "silent"))
-        elif self._phase is _Phase.OPEN or self._phase is _Phase.CLOSING:
+            return False
+        self._shared.slices.do(self._end_of_stream)
+        return True
+
+    def _end_of_stream(self) -> None:
+        if self._phase is _Phase.OPEN or self._phase is _Phase.CLOSING:
             self.protocol.receive_eof()
             self._end(self.protocol.data_to_send())
+        self.transport.close()
 
     def _pause_reading(self) -> None:
         self._reading = False

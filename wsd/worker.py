@@ -32,6 +32,7 @@ from wsd.redis.address import addresses, parse_deployment
 from wsd.redis.channels import Events
 from wsd.redis.source import make_source
 from wsd.session import Limits
+from wsd.slices import Slices
 from wsd.sweep import Sweep
 from wsd.topics import TopicTable
 
@@ -148,6 +149,7 @@ class Worker:
             topics=self.topics,
             fanout=self._fanout,
             sweep=self._sweep,
+            slices=Slices(asyncio.get_running_loop().call_soon),
             metrics=self.metrics,
             authenticator=self._authenticator,
             limits=Limits(

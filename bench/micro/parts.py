@@ -19,6 +19,7 @@ from wsd.gateway import Gateway
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.session import Limits
+from wsd.slices import Slices
 from wsd.sweep import Sweep
 from wsd.topics import Listener, TopicTable
 
@@ -99,6 +100,7 @@ class House:
             topics=self.topics,
             fanout=self.fanout,
             sweep=Sweep(asyncio.get_running_loop().time),
+            slices=Slices(asyncio.get_running_loop().call_soon),
             metrics=self.metrics,
             authenticator=authenticator or OpenAuthenticator(),
             limits=LIMITS,
