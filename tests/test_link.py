@@ -652,3 +652,21 @@ async def test_a_cluster_is_not_a_single_redis(make_redis: Callable[..., RedisSe
         await eventually(lambda: link.astray, "astray although it was tried again")
         assert link.up
         assert recorder.events == []
+
+
+async def test_a_redis_that_has_paused_writes_is_not_left(own_redis: RedisServer) -> None:
+    """Nobody can publish meanwhile, so that nothing is missed."""
+    if redis_version() < (6, 2):
+        pytest.skip("CLIENT PAUSE WRITE needs Redis 6.2")
+    async with linked(own_redis.url) as (link, recorder):
+        link.subscribe(b"c")
+        await recorder.until("confirmed", b"c")
+        await eventually(lambda: link.probe.returned_at is not None)
+        before = link.probe.returned_at
+        own_redis("CLIENT", "PAUSE", 6 * int(1000 * HEARTBEAT), "WRITE")
+        await asyncio.sleep(5 * HEARTBEAT)
+        assert recorder.count("lost") == 0
+        await eventually(lambda: link.probe.returned_at != before)
+        assert recorder.count("lost") == 0
+        own_redis.publish("c", "x")
+        await recorder.until("message", b"c", b"x")

@@ -48,6 +48,9 @@ ANSWER_HEARTBEATS = 2
 """Heartbeats that an answer may take while messages come. It stands behind what Redis had for us before, at most 32 MiB
 unless configured otherwise; so much is read in seconds."""
 
+PAUSED_HEARTBEATS = 12
+"""Heartbeats for which Redis may pause writes. A failover by hand pauses them for some seconds."""
+
 AUDIT_INTERVAL = 60.0
 """Seconds between two comparisons of what is believed with what the server says. Asking about 512 channels takes Redis
 about 0.1 ms."""
@@ -444,6 +447,10 @@ class Link:
                 self._ask_for_overruns()
 
     def _find_dead(self, wire: Wire, now: float) -> str:
+        if wire.unanswered == self._dialect.publish and wire.waiting(now) <= PAUSED_HEARTBEATS * self._heartbeat:
+            # The PING before it, which left in the same write, is answered. So Redis works, and has paused writes
+            # (CLIENT PAUSE WRITE, a failover by hand): nobody can publish, and nothing is missed.
+            return ""
         silence = now - wire.received_at
         if silence > self._heartbeat and wire.unanswered:
             return f"no answer to {wire.unanswered} for {silence:.1f} s"
