@@ -36,11 +36,12 @@ from http import HTTPStatus
 from math import inf
 from typing import Protocol, cast
 
+from websockets.asyncio.server import Server
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
-from websockets.typing import BytesLike, Origin, Subprotocol
+from websockets.typing import BytesLike, Subprotocol
 
 from wsd.auth import MAX_TOKEN, Authenticator
 from wsd.backoff import spread
@@ -57,7 +58,7 @@ from wsd.sweep import Sweep
 from wsd.topics import TopicTable
 from wsd.writer import Writer
 
-__all__ = ["CLOSE_TIMEOUT", "Connection", "Door", "Shared"]
+__all__ = ["CLOSE_TIMEOUT", "LIBRARY", "Connection", "Door", "Shared"]
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from accepting a connection to its complete request."""
@@ -85,8 +86,8 @@ _GREETING = text_frame(CONNECTED)
 _BUFFER = bytearray(READ_SLICE)
 """Where sockets are read into, all of them: bytes are taken out before the next one is read."""
 
-_library = logging.getLogger("wsd.library")
-_library.setLevel(logging.CRITICAL + 1)
+LIBRARY = logging.getLogger("wsd.websockets")
+LIBRARY.setLevel(logging.CRITICAL + 1)
 """For the library, which would log a traceback for each connection. Its bugs are logged here, bounded."""
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,9 @@ class Connection(Writer):
 
     Args:
         shared: what all connections share.
+        protocol: the library's sans-I/O protocol.
+        server: the library's server, which has no part in what follows.
+        options: the library's options for its own connections; they have no effect.
     """
 
     # Thousands of these: an instance dictionary of so many names takes 1.5 KiB.
@@ -178,15 +182,13 @@ class Connection(Writer):
         "session",
     )
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(
+        self, shared: Shared, protocol: ServerProtocol, server: Server | None = None, **options: object
+    ) -> None:
         super().__init__(shared.bounds, shared.sweep)
         self._shared = shared
-        self.protocol = _Protocol(
-            origins=[*(Origin(origin) for origin in shared.origins), None] if shared.origins else None,
-            subprotocols=[Subprotocol(name) for name in shared.subprotocols],
-            max_size=shared.max_size,
-            logger=_library,
-        )
+        protocol.__class__ = _Protocol  # the library makes one of its own class
+        self.protocol = cast(_Protocol, protocol)
         self.session: Session | None = None  # from the handshake on
         self._phase = _Phase.HANDSHAKE
         self._accepted_at = shared.sweep.time()

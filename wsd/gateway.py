@@ -1,7 +1,6 @@
-"""The door: the listening socket, who is let in, and how everybody is seen out.
+"""The door: the listening sockets, who is let in, and how everybody is seen out.
 
-The event loop makes a :class:`~wsd.connection.Connection` for each socket. It doesn't need ``websockets.serve``, which
-would make the library's connections, with a task each.
+``websockets.serve`` is the server; it makes a :class:`~wsd.connection.Connection` for each socket that is accepted.
 """
 
 from __future__ import annotations
@@ -12,8 +11,12 @@ import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
-from wsd.connection import CLOSE_TIMEOUT, Connection, Shared
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.typing import Origin, Subprotocol
+
+from wsd.connection import CLOSE_TIMEOUT, LIBRARY, Connection, Shared
 from wsd.metrics import Metrics
 from wsd.protocol import Close
 
@@ -46,7 +49,7 @@ class Gateway:
     def __init__(self, max_connections: int, metrics: Metrics) -> None:
         self.max_connections = max_connections  # how many clients are let in
         self._metrics = metrics
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Server] = []
         self._emptied = asyncio.Event()  # set when the last connection has left
         self.connections: set[Connection] = set()  # every accepted socket
         self._inside = 0  # those that were let in and have not left
@@ -62,12 +65,27 @@ class Gateway:
             sockets: listening sockets, which are closed with :meth:`close`.
             dead_after: seconds after which the kernel gives up a client that acknowledges nothing.
         """
-        loop = asyncio.get_running_loop()
+
+        async def never(connection: ServerConnection) -> None:
+            raise AssertionError("connections are handled without a task")
+
         for sock in sockets:
             # tcp(7); accepted sockets inherit it. Ends clients whose network is gone while data waits for them.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            self._servers.append(await loop.create_server(partial(Connection, shared), sock=sock, backlog=BACKLOG))
+            self._servers.append(
+                await serve(
+                    never,
+                    sock=sock,
+                    create_connection=cast(type[ServerConnection], partial(Connection, shared)),
+                    origins=[*(Origin(origin) for origin in shared.origins), None] if shared.origins else None,
+                    subprotocols=[Subprotocol(name) for name in shared.subprotocols],
+                    compression=None,
+                    max_size=shared.max_size,
+                    logger=LIBRARY,
+                    backlog=BACKLOG,
+                )
+            )
 
     # Called by connections.
 

@@ -119,7 +119,7 @@ class House:
 
     def connection(self) -> Connection:
         """What the event loop makes for an accepted socket. Call ``connection_made()`` next."""
-        return Connection(self._shared)
+        return Connection(self._shared, ServerProtocol(max_size=MAX_SIZE))
 
 
 def library_connection(transport: asyncio.Transport) -> LibraryConnection:
