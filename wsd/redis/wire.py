@@ -260,8 +260,8 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._unfinished += len(data)
         try:
-            if data[:1] in _AGGREGATES and not self._reader.has_data():
-                _check_count(data)
+            if b"\r" not in data[:7] and data[:1] in _AGGREGATES and not self._reader.has_data():
+                _check_count(data)  # a count of six digits or more
             self._reader.feed(data)
         except LinkError as exc:
             self.fail(str(exc))
