@@ -470,7 +470,7 @@ def test_the_loop_turns_when_the_time_is_up(house: House, monkeypatch: pytest.Mo
 def test_long_writes_are_looked_at_more_often(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout_module, "SLICE", 0.0)
     ears = house.ears(10, "a")
-    house.publish("a", "1" * 2 * fanout_module.STEP_BYTES)
+    house.publish("a", "1" * fanout_module.STEP * fanout_module.WRITE_BYTES)
     for served in range(1, 11):
         house.loop.run_one()
         assert sum(len(ear.writes) for ear in ears) == served
@@ -478,6 +478,7 @@ def test_long_writes_are_looked_at_more_often(house: House, monkeypatch: pytest.
 
 def test_the_source_is_held_while_much_waits(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout_module, "MAX_WAITING", 1_000_000)
+    monkeypatch.setattr(fanout_module, "PASS", 50_000)
     ear = house.join(Ear(), "a")
     payload = "1" * 10_000
     for _ in range(99):
@@ -522,8 +523,9 @@ def test_a_bug_behind_a_write_is_counted_and_logged(house: House, caplog: pytest
 def test_a_bug_in_a_pass_costs_that_pass_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     ear = house.join(Ear(), "a", "b")
     house.publish("a", "1")
+    house.publish("b", "1")
     with monkeypatch.context() as patched:
-        patched.setattr(fanout_module, "_join", lambda runs: fail())
+        patched.setattr(Fanout, "_sort", lambda fanout, runs: fail())
         house.loop.run_one()
     assert (house.metrics.internal_errors, ear.writes) == (1, [])
     house.publish("a", "2")

@@ -1,14 +1,15 @@
 """One message to many connections: one joined write per connection per pass.
 
 The theory. What a turn of the event loop brings is kept as a log of *runs*: consecutive frames for the same recipients,
-in Redis's order. When the turn is over, the log is written out in *passes*. A pass is a piece of the log, at most a
-`PORTION` of bytes, and each connection gets all of a pass that is due to it in one write, which is
-one system call. Under light load that is one write per message, sent at once; under heavy load passes are full, and the
-cost per delivery falls by itself. There is no timer.
+in Redis's order. When the turn is over, the log is written out in *passes*: each connection gets all of a pass that is
+due to it in one write, which is one system call, or in several if it is more than a `PORTION`. Under light load that is
+one write per message, sent at once; under heavy load passes bring more, and the cost per delivery falls by itself.
+There is no timer.
 
 Who is due what. A pass of one topic, the common case, is due to all who listen to it: one buffer for all. For a pass of
 several topics, the topics are walked over their listeners (topics x listeners, never messages x listeners), which tells
-for each connection which of them it is due. Connections that are due the same topics get the same bytes, joined once.
+for each connection which of them it is due. Connections that are due the same topics are a *share*: they get the same
+bytes, joined once, when the share's turn comes.
 
 What is bounded, whatever comes:
 
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
@@ -50,16 +51,20 @@ SLICE = 0.002
 """Seconds of sorting and writing before the loop gets a turn."""
 
 STEP = 64
-"""Writes between two looks at the clock, 0.3 ms. Fewer if what is written is long."""
+"""Writes between two looks at the clock, 0.3 ms."""
 
-STEP_BYTES = 524_288
-"""Bytes between two looks: the kernel copies about 4 GB a second."""
+WRITE_BYTES = 8192
+"""Bytes that take as long as a write: the kernel copies about 2 GB a second."""
 
 SORT_STEP = 2048
 """Listeners that are sorted between two looks, 0.2 ms."""
 
+PASS = 4_194_304
+"""Bytes of a pass. With 10,000 topics of one listener each, a pass of 64 KiB has nothing to join, and costs twice as
+much a delivery."""
+
 MAX_WAITING = 8_388_608
-"""Bytes of the log at which the source is held: 50,000 messages of 150 bytes, which a burst may well bring."""
+"""Bytes of complete passes at which the source is held: 50,000 messages of 150 bytes, which a burst may well bring."""
 
 LARGE = 4
 """A message longer than ``max_backlog`` divided by this is worth a warning: a client that still reads the last one, and
@@ -110,8 +115,12 @@ class _Run:
 _PLACE = attrgetter("place")
 
 
+_Share = tuple[list[Listener], list[list[_Run]]]
+"""Connections that are due the same of a pass, and what: the runs of each source."""
+
+
 class _Pass:
-    """What is written out in one go: a few runs, of a `PORTION` together."""
+    """Runs that are written out together."""
 
     __slots__ = ("runs", "size")
 
@@ -152,9 +161,12 @@ class Fanout:
         self._scheduled = False  # whether a turn is
         self._work: Iterator[None] | None = None  # sorts and writes, in steps; None when nothing is begun
         self._sorting = False  # whether it is not known yet what the pass in progress owes to whom
-        self._due: bytes | dict[Listener, bytes] = b""  # what it owes: the same to all, or to each of them
-        self._remaining: Iterator[Listener] = iter(())  # those that it has not written to yet
-        self._owed: set[Listener] | None = None  # the same, to look one of them up; made when needed
+        self._shares: deque[_Share] = deque()  # of the pass in progress, without those that are written
+        self._portions: list[bytes] = []  # of the first share; empty until its turn has come
+        self._given = 0  # how many of them all connections of the share have been handed
+        self._written = 0  # how many connections have been handed the next one
+        self._places: dict[Listener, int] | None = None  # of those connections; made when needed
+        self._owed: dict[Listener, _Share] | None = None  # the shares of those not settled with; made when needed
         self._bugs = BoundedLogger(logger)
         self._notes = BoundedLogger(logger, rate=1 / 60)
 
@@ -186,19 +198,29 @@ class Fanout:
         """Write what a pass in progress owes to a connection now, ahead of its turn: it is about to leave a topic."""
         while self._sorting and self._work is not None:
             next(self._work, None)
+        if not self._shares:
+            return
         if self._owed is None:
-            rest = list(self._remaining)
-            self._remaining, self._owed = iter(rest), set(rest)
-        if connection in self._owed:
-            self._owed.remove(connection)
-            self._write(iter((connection,)))
+            self._owed = {each: share for share in self._shares for each in share[0]}
+        share = self._owed.pop(connection, None)
+        if share is None:
+            return
+        portions = self._portions
+        if share is not self._shares[0] or not portions:
+            portions = _cut(share[1], self._portion)
+        else:
+            if self._places is None:
+                self._places = {each: place for place, each in enumerate(share[0])}
+            portions = portions[self._given + (self._places[connection] < self._written) :]
+        for data in portions:
+            self._write([connection], data)
 
     def _make_room(self, size: int) -> _Pass:
         """Return the pass that a frame of so many bytes belongs to."""
         log = self._log
         if log:
             last = log[-1]
-            if last.size + size <= self._portion:
+            if last.size + size <= PASS:
                 last.size += size
                 return last
             self._waiting += last.size
@@ -231,85 +253,97 @@ class Fanout:
         except Exception:
             # A bug. What the pass still owed is lost; the next one is served.
             self._note_bug("a pass failed")
-            self._remaining, self._owed, self._sorting = iter(()), None, False
+            self._shares.clear()
+            self._portions, self._owed, self._sorting = [], None, False
         self._work = None
-        if self._log:  # only after a bug
+        if self._log:
             self._schedule()
 
     def _write_little(self, started: float) -> bool:
         """Write all there is, if that is one run for a few: the usual case under light load. Saves 1 µs of 2."""
         begun = self._log[0]
-        if len(self._log) > 1 or len(begun.runs) > 1 or begun.size > PORTION:
+        if len(self._log) > 1 or len(begun.runs) > 1 or begun.size > self._portion:
             return False
-        if len(begun.runs[0].source.listeners) > STEP:
+        (run,) = begun.runs
+        connections = list(run.source.listeners)
+        if len(connections) > STEP:
             return False
         self._log.popleft()
-        self._owed = None
-        self._spread(begun.runs[0])
-        self._write(self._remaining)
+        self._count(run)
+        self._write(connections, run.frames[0] if len(run.frames) == 1 else b"".join(run.frames))
         self._metrics.pass_seconds.observe(perf_counter() - started)
         return True
 
     def _steps(self) -> Iterator[None]:
-        """All that there is to do, in steps of some 0.1 ms."""
-        while self._log:
-            started = perf_counter()
-            runs, size = self._take()
-            if len(runs) == 1:
-                left = self._spread(runs[0])
+        """All that there is to do for a pass, in steps of some 0.1 ms."""
+        started = perf_counter()
+        self._sorting = True
+        yield from self._sort(self._take())
+        self._sorting = False
+        shares, since = self._shares, 0  # since the last look at the clock, in writes
+        while shares:
+            connections, sources = shares[0]
+            portions = _cut(sources, self._portion)
+            if len(connections) == 1 and len(portions) == 1 and self._owed is None:
+                # A topic of one's own, for example. Half of the work below would be in vain.
+                shares.popleft()
+                self._write(connections, portions[0])
+                since += 1 + len(portions[0]) // WRITE_BYTES
             else:
-                self._sorting = True
-                left = yield from self._sort(runs)
-                self._sorting = False
-            step = min(STEP, STEP_BYTES // size + 1)
-            while left > 0:
-                left -= step
-                batch: Iterator[Listener] = islice(self._remaining, step)
-                if self._owed is not None:  # without those that it was settled with
-                    mine = self._owed.intersection(batch)
-                    self._owed -= mine
-                    batch = iter(mine)
-                self._write(batch)
-                if left > 0 or self._log:
-                    yield
-            self._metrics.pass_seconds.observe(perf_counter() - started)
-
-    def _take(self) -> tuple[list[_Run], int]:
-        """Take a pass from the log; return its runs and its size."""
+                self._portions, self._places = portions, None
+                for self._given, data in enumerate(portions):
+                    self._written = 0
+                    cost = 1 + len(data) // WRITE_BYTES
+                    while self._written < len(connections):
+                        if since >= STEP:
+                            since = 0
+                            yield
+                        step = max((STEP - since) // cost, 1)
+                        batch = connections[self._written : self._written + step]
+                        self._written += step
+                        since += cost * len(batch)
+                        if self._owed is not None:  # without those that it was settled with
+                            batch = [each for each in batch if each in self._owed]
+                        self._write(batch, data)
+                shares.popleft()
+                self._portions = []
+                if self._owed is not None:
+                    for each in connections:
+                        self._owed.pop(each, None)
+            if since >= STEP and shares:
+                since = 0
+                yield
         self._owed = None
+        self._metrics.pass_seconds.observe(perf_counter() - started)
+
+    def _take(self) -> list[_Run]:
+        """Take a pass from the log; return its runs."""
         begun = self._log.popleft()
         if self._log:
             self._waiting -= begun.size
             if self._holding and self._waiting <= MAX_WAITING // 2:
                 self._holding = False
                 self._hold(False)
-        return begun.runs, begun.size
+        return begun.runs
 
-    def _spread(self, run: _Run) -> int:
-        """Owe the same to all recipients of a pass with one run; return how many there are."""
-        connections = list(run.source.listeners)
-        self._due = data = _join([run])
-        self._remaining = iter(connections)
-        self._count(run)
-        self._metrics.writes += len(connections)
-        self._metrics.bytes_out += len(connections) * len(data)
-        return len(connections)
-
-    def _sort(self, runs: list[_Run]) -> Generator[None, None, int]:
-        """Find out what a pass with several runs owes to whom; return how many they are.
+    def _sort(self, runs: list[_Run]) -> Iterator[None]:
+        """Find out what a pass owes to whom.
 
         A source is known by the place of its first run.
         """
         firsts: dict[Topic | _Told, int] = {}
-        groups: dict[int, list[_Run]] = {}  # the runs of each source
+        sources: dict[int, list[_Run]] = {}  # the runs of each source
         for place, run in enumerate(runs):
             run.place = place
             self._count(run)
             first = firsts.setdefault(run.source, place)
             if first == place:
-                groups[place] = [run]
+                sources[place] = [run]
             else:
-                groups[first].append(run)
+                sources[first].append(run)
+        if len(sources) == 1:
+            self._shares.append((list(runs[0].source.listeners), [runs]))
+            return
         wanted: defaultdict[Listener, list[int]] = defaultdict(list)  # the sources that each connection is due
         since = 0  # connections since the last look at the clock
         for source, first in firsts.items():
@@ -325,27 +359,19 @@ class Fanout:
                 for each in islice(remaining, SORT_STEP):
                     wanted[each].append(first)
                 yield
-        due: dict[Listener, bytes] = {}
-        joined: dict[int | tuple[int, ...], bytes] = {}  # what connections that are due the same sources get
-        for each, sources in wanted.items():
-            key = sources[0] if len(sources) == 1 else tuple(sources)
-            data = joined.get(key)
-            if data is None:
-                if isinstance(key, int):
-                    mine = groups[key]
-                else:
-                    mine = sorted(chain.from_iterable(map(groups.__getitem__, key)), key=_PLACE)
-                data = joined[key] = _join(mine)
-            due[each] = data
+        found: dict[int | tuple[int, ...], list[Listener]] = {}  # those that are due the same sources
+        for each, due in wanted.items():
+            key = due[0] if len(due) == 1 else tuple(due)
+            same = found.get(key)
+            if same is None:
+                found[key] = same = [each]
+                self._shares.append((same, [sources[first] for first in due]))
+            else:
+                same.append(each)
             since += 1
             if since >= SORT_STEP:
                 since = 0
                 yield
-        self._due = due
-        self._remaining = iter(list(due))
-        self._metrics.writes += len(due)
-        self._metrics.bytes_out += sum(map(len, due.values()))
-        return len(due)
 
     def _count(self, run: _Run) -> None:
         if isinstance(run.source, Topic):
@@ -353,17 +379,15 @@ class Fanout:
         else:
             self._metrics.gap_notices += len(run.source.listeners)
 
-    def _write(self, connections: Iterator[Listener]) -> None:
-        """Write to some connections what is due to them, whatever becomes of one of them."""
-        due = self._due
+    def _write(self, connections: list[Listener], data: bytes) -> None:
+        """Write to some connections, whatever becomes of one of them."""
+        self._metrics.writes += len(connections)
+        self._metrics.bytes_out += len(connections) * len(data)
+        remaining = iter(connections)
         while True:
             try:
-                if isinstance(due, bytes):
-                    for connection in connections:
-                        connection.write(due)
-                else:
-                    for connection in connections:
-                        connection.write(due[connection])
+                for connection in remaining:
+                    connection.write(data)
                 return
             except Exception:
                 # A transport that is closing takes what is written without a word, so this is a bug. The iterator is
@@ -384,9 +408,20 @@ class Fanout:
         self._bugs.exception(what, "%s, which is a bug; the others are served", what)
 
 
-def _join(runs: list[_Run]) -> bytes:
-    """Join the frames of some runs."""
-    if len(runs) == 1:
-        frames = runs[0].frames
-        return frames[0] if len(frames) == 1 else b"".join(frames)
-    return b"".join(chain.from_iterable(run.frames for run in runs))
+def _cut(sources: list[list[_Run]], portion: int) -> list[bytes]:
+    """Join the frames of some sources, in Redis's order, in portions of so many bytes."""
+    runs = sources[0] if len(sources) == 1 else sorted(chain.from_iterable(sources), key=_PLACE)
+    frames = runs[0].frames if len(runs) == 1 else list(chain.from_iterable([run.frames for run in runs]))
+    if len(frames) == 1:
+        return frames
+    if sum(map(len, frames)) <= portion:
+        return [b"".join(frames)]
+    portions: list[bytes] = []
+    size, begin = 0, 0
+    for place, frame in enumerate(frames):
+        size += len(frame)
+        if size > portion and place > begin:
+            portions.append(b"".join(frames[begin:place]))
+            size, begin = len(frame), place
+    portions.append(b"".join(frames[begin:]))
+    return portions
