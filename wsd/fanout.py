@@ -141,7 +141,7 @@ class Fanout:
         self._topics = topics
         self._metrics = metrics
         self._large = bounds.max_backlog // LARGE  # bytes of a message that is worth a warning
-        self._portion = bounds.portion  # bytes of a pass, unless a single message is longer
+        self._portion = bounds.portion  # bytes that a connection is handed at a time, unless one message is longer
         self._call_soon = call_soon
         self._hold = hold
         self._holding = False  # whether the source is held
