@@ -282,8 +282,7 @@ class Connection(Writer):
         self._next_ping = self._pong_due = inf
         self._abort_at = self._shared.sweep.time() + CLOSE_TIMEOUT
         self._shared.sweep.hasten(self, self._abort_at)
-        if self.session is not None:
-            self._shared.slices.do(self._leave)
+        self._shared.slices.do(self._leave)
 
     def _leave(self) -> None:
         if self.session is not None:
@@ -300,24 +299,19 @@ class Connection(Writer):
             return
         if close.code == CloseCode.INTERNAL_ERROR:
             self._log_bug(self.protocol.parser_exc)
-        subject = self.session.subject if self.session else ""
-        self._shared.refusals.warning(
+        self._warn(
             f"close {int(close.code)}",
             "closing the connection of %a at %s with %d: %a",
-            *(subject, self.peer, int(close.code), close.reason),
-            client=self._client(subject),
-            peer=self.peer,
-            subject=subject,
+            *(self._subject, self.peer, int(close.code), close.reason),
+            subject=self._subject,
             code=int(close.code),
             reason=close.reason,
         )
 
     def _log_bug(self, exc: Exception | None) -> None:
         self._shared.metrics.internal_errors += 1
-        try:
-            raise exc or AssertionError("the library gave no reason")
-        except Exception:
-            self._shared.refusals.exception("library", "the library failed on what a client sent")
+        exc = exc or AssertionError("the library gave no reason")
+        self._shared.refusals.exception("library", "the library failed on what a client sent", exc=exc)
 
     def visit(self, now: float) -> float:
         """Act on deadlines that have passed; return the next one. Called by the sweep."""
@@ -503,12 +497,10 @@ class Connection(Writer):
             raise HandshakeError(reason)
         if self.protocol.subprotocol is None and "Sec-WebSocket-Protocol" in request.headers:
             # The names may hold a token, so they are not logged.
-            shared.refusals.warning(
+            self._warn(
                 "subprotocol",
                 "%s offers subprotocols, of which none is in the setting subprotocols; browsers then close",
                 self.peer,
-                client=self._client(""),
-                peer=self.peer,
             )
         self.protocol.send_response(response)
         # The library's parser holds on to the request; its headers are 2 KiB that nobody will look at.
@@ -538,12 +530,10 @@ class Connection(Writer):
         if error.reason == "error":
             self._log_bug(self.protocol.handshake_exc)
         if error.reason != "silent":
-            shared.refusals.warning(
+            self._warn(
                 f"handshake: {error.reason}",
                 "refused a handshake of %s with %s: %s%s",
                 *(self.peer, status or "no answer", cause, f" ({error.detail})" if error.detail else ""),
-                client=self._client(""),
-                peer=self.peer,
                 code=status,
                 reason=error.reason,
             )
@@ -622,8 +612,8 @@ class Connection(Writer):
     def _reply(self, reply: Reply) -> None:
         if reply.refusal:
             self._shared.metrics.refused_requests[reply.refusal] += 1
-            subject = reply.subject or (self.session.subject if self.session else "")
-            self._shared.refusals.warning(
+            subject = reply.subject or self._subject
+            self._warn(
                 # A refused token has other remedies than a missing one; both are unauthorized. The reason holds
                 # numbers that differ each time: "expired 3.2 s ago".
                 # Other reasons hold what the client chose, a topic for one, so they make no kinds.
@@ -632,8 +622,6 @@ class Connection(Writer):
                 else reply.refusal,
                 "refused a request of %a at %s: %s %a",
                 *(subject, self.peer, reply.refusal, reply.reason),
-                client=self._client(subject),
-                peer=self.peer,
                 subject=subject,
                 code=reply.refusal,
                 reason=reply.reason,
@@ -650,10 +638,24 @@ class Connection(Writer):
         address = self.transport.get_extra_info("peername")
         return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unknown"
 
-    def _client(self, subject: str) -> str:
-        """Who it is, for a bound on lines about one client: its address and its token's ``sub``."""
-        address = self.peer.rpartition(":")[0]
-        return f"{subject!a} at {address}" if subject else address
+    @property
+    def _subject(self) -> str:
+        """The ``sub`` of its token, for the log."""
+        return self.session.subject if self.session is not None else ""
+
+    def _warn(self, kind: str, message: str, *args: object, subject: str | None = None, **values: object) -> None:
+        """Log what the client does wrong, bounded by kind and client: its address, and its token's ``sub``.
+
+        Args:
+            kind: see :meth:`wsd.logs.BoundedLogger.warning`, as for the message, its arguments and the values.
+            subject: the ``sub``; None before there can be one.
+        """
+        peer = self.peer
+        client = peer.rpartition(":")[0]
+        if subject is not None:
+            values["subject"] = subject
+            client = f"{subject!a} at {client}" if subject else client
+        self._shared.refusals.warning(kind, message, *args, client=client, peer=peer, **values)
 
     # Writing.
 
@@ -666,16 +668,13 @@ class Connection(Writer):
     def _give_up(self, bound: str) -> None:
         """End a connection that can't keep up. ``bound`` is the one that it passed: bytes or age."""
         shared = self._shared
-        subject = self.session.subject if self.session else ""
         shared.metrics.slow_consumers[bound] += 1
         shared.metrics.dropped_bytes += self.backlog_bytes
-        shared.refusals.warning(
+        self._warn(
             "slow consumer",
             "closing the slow consumer %a at %s: %d bytes wait for it, the oldest for %.1f s",
-            *(subject, self.peer, self.backlog_bytes, self.backlog_age),
-            client=self._client(subject),
-            peer=self.peer,
-            subject=subject,
+            *(self._subject, self.peer, self.backlog_bytes, self.backlog_age),
+            subject=self._subject,
             code=int(Close.SLOW_CONSUMER),
             bytes=self.backlog_bytes,
             seconds=round(self.backlog_age, 1),
