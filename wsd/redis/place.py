@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsd.errors import LinkError
-from wsd.redis.address import check_host
+from wsd.redis.address import Address, check_host
 from wsd.redis.wire import Reply, public
 
 __all__ = ["Place", "place_text", "told_number", "told_place"]
@@ -49,4 +49,4 @@ def told_number(reply: Reply) -> int | None:
 def place_text(place: Place) -> str:
     """Write a place for people."""
     host, port = place
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Address(host, port).place
