@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all lock clean
+.PHONY: help run test test-unit lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -21,6 +21,9 @@ run: $(VENV)/runs ## start wsd on this machine, with a Redis of its own and with
 
 test: $(VENV)/installed ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-unit: $(VENV)/installed ## run the tests that need no process and no socket
+	$(BIN)/python -m pytest tests/unit $(ARGS)
 
 lint: $(VENV)/installed ## look for mistakes and for lines that are formatted otherwise
 	$(BIN)/ruff check

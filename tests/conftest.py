@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from tests.servers import Daemon, RedisServer
+from tests.lib.servers import Daemon, RedisServer
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -82,7 +82,7 @@ class HandshakeError(WsdError):
     """An opening handshake is refused.
 
     Args:
-        reason: one of :data:`wsd.handshake.REASONS`, which says what to answer and what the likely cause is.
+        reason: one of :data:`wsd.protocol.codes.REASONS`, which says what to answer and what the likely cause is.
         detail: what is particular about this one, for the log and for the client. It never holds what may be secret:
             paths, cookies and tokens.
     """

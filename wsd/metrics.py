@@ -15,7 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from wsd import __version__, logs
-from wsd.handshake import REASONS
+from wsd.protocol.codes import REASONS
 
 __all__ = ["Gauges", "Histogram", "Metrics", "registry"]
 

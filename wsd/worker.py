@@ -19,22 +19,23 @@ from typing import Any
 import uvloop
 
 from wsd import __version__, descriptors, logs, sockets, systemd
-from wsd.admin import MAX_CONNECTIONS, Admin
-from wsd.auth import Authenticator, JWTAuthenticator, OpenAuthenticator
+from wsd.admin.server import MAX_CONNECTIONS, Admin
+from wsd.auth.grant import Authenticator, OpenAuthenticator
+from wsd.auth.jwt import JWTAuthenticator
+from wsd.clients.connection import Shared
+from wsd.clients.gateway import POLITE_REFUSALS, Gateway
+from wsd.clients.session import Limits
 from wsd.config import Settings
-from wsd.connection import Shared
+from wsd.deadlines import Sweep
+from wsd.delivery.fanout import Bounds, Fanout
+from wsd.delivery.topics import TopicTable
 from wsd.errors import SettingsError, StartupError
-from wsd.fanout import Bounds, Fanout
-from wsd.gateway import POLITE_REFUSALS, Gateway
 from wsd.logs import BoundedLogger, set_level
 from wsd.metrics import Metrics, registry
 from wsd.redis.address import addresses, parse_deployment
 from wsd.redis.channels import Events
 from wsd.redis.source import make_source
-from wsd.session import Limits
 from wsd.slices import Slices
-from wsd.sweep import Sweep
-from wsd.topics import TopicTable
 
 __all__ = ["Worker", "run"]
 

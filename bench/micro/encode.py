@@ -11,9 +11,9 @@ from functools import partial
 from websockets.frames import Frame, Opcode
 
 from bench.micro.work import Comparison, Work
-from wsd.frames import text_frame
-from wsd.protocol import message_head
-from wsd.snapshot import embed
+from wsd.protocol.frames import text_frame
+from wsd.protocol.messages import message_head
+from wsd.protocol.payload import embed
 
 __all__ = ["COMPARISONS", "PAYLOADS", "Encode", "Naive"]
 

@@ -19,7 +19,7 @@ from bench.micro.fakes import Nowhere
 from bench.micro.parts import KEY, MAX_SIZE, REQUEST, House, authenticator, make_token
 from bench.micro.requests import SESSION, client_frame
 from bench.micro.work import Comparison, Work, clock
-from wsd.connection import Connection
+from wsd.clients.connection import Connection
 
 __all__ = ["BATCH", "COMPARISONS", "Handshake", "LibraryHandshake", "LibrarySession", "WholeSession"]
 

@@ -12,16 +12,17 @@ from websockets.asyncio.connection import Connection as LibraryConnection
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from wsd.auth import Authenticator, JWTAuthenticator, OpenAuthenticator
-from wsd.connection import Connection, Shared
-from wsd.fanout import Bounds, Fanout
-from wsd.gateway import Gateway
+from wsd.auth.grant import Authenticator, OpenAuthenticator
+from wsd.auth.jwt import JWTAuthenticator
+from wsd.clients.connection import Connection, Shared
+from wsd.clients.gateway import Gateway
+from wsd.clients.session import Limits
+from wsd.deadlines import Sweep
+from wsd.delivery.fanout import Bounds, Fanout
+from wsd.delivery.topics import Listener, TopicTable
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
-from wsd.session import Limits
 from wsd.slices import Slices
-from wsd.sweep import Sweep
-from wsd.topics import Listener, TopicTable
 
 __all__ = [
     "KEY",

@@ -15,9 +15,9 @@ from websockets.asyncio.server import broadcast
 from bench.micro.fakes import Ear, Nowhere, Queue
 from bench.micro.parts import House, library_connection, make_payload
 from bench.micro.work import Comparison, Work
-from wsd.frames import text_frame
-from wsd.protocol import message_head
-from wsd.snapshot import embed
+from wsd.protocol.frames import text_frame
+from wsd.protocol.messages import message_head
+from wsd.protocol.payload import embed
 
 __all__ = ["COMPARISONS", "PAYLOAD", "Broadcast", "Loop", "Pass", "Shape", "make_message"]
 

@@ -15,9 +15,9 @@ from websockets.server import ServerProtocol
 from bench.micro.fakes import Nowhere
 from bench.micro.parts import KEY, LIMITS, MAX_SIZE, REQUEST, House, authenticator, make_token
 from bench.micro.work import Comparison, Work, clock
-from wsd.auth import OpenAuthenticator
-from wsd.protocol import PONG
-from wsd.session import Effect, Session
+from wsd.auth.grant import OpenAuthenticator
+from wsd.clients.session import Effect, Session
+from wsd.protocol.messages import PONG
 
 __all__ = ["COMPARISONS", "Authorize", "Exchange", "LibraryExchange", "LoadJson", "LoadToken", "Ping", "Subscribe"]
 

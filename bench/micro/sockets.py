@@ -22,8 +22,8 @@ from bench.micro.fakes import Queue
 from bench.micro.parts import REQUEST, House, library_connection
 from bench.micro.passes import PAYLOAD, make_message
 from bench.micro.work import Comparison, Work, clock
-from wsd.connection import Connection
-from wsd.frames import text_frame
+from wsd.clients.connection import Connection
+from wsd.protocol.frames import text_frame
 
 __all__ = ["COMPARISONS", "Broadcast", "Loop", "Pass", "Sockets"]
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from tests.faults.ledger import Route, Server
 from tests.faults.scene import Fault
 from tests.faults.single import SingleStage, freeze, kill, start, thaw
-from tests.servers import RedisServer
+from tests.lib.servers import RedisServer
 
 __all__ = ["FAULTS", "open_stage"]
 

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tests.faults.ledger import GAP, Balance, Idler, Listener, Publisher, Route, balance
 from tests.faults.watch import Holdings, ObservedDaemon, Watch, near
-from tests.servers import eventually
+from tests.lib.servers import eventually
 
 __all__ = ["CLIENTS", "HEARTBEAT", "TOPICS", "Fault", "Row", "Scene", "Stage", "measure", "with_many_topics"]
 

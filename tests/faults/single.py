@@ -17,7 +17,7 @@ from tests.faults.proxy import Direction, Flow, Proxy
 from tests.faults.scene import TOPICS, Fault, with_many_topics
 from tests.faults.topologies import redis_version
 from tests.faults.watch import ObservedDaemon
-from tests.servers import RedisServer
+from tests.lib.servers import RedisServer
 
 __all__ = ["FAULTS", "HEAVY", "LEAKS", "SingleStage"]
 

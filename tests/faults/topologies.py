@@ -22,7 +22,7 @@ import hiredis
 from redis.crc import key_slot
 
 from tests.faults.pipe import ask
-from tests.servers import PATIENCE, RedisServer
+from tests.lib.servers import PATIENCE, RedisServer
 
 __all__ = ["SLOTS", "ClusterOfSix", "SentinelTrio", "redis_cli", "redis_version", "until"]
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from tests.faults.ledger import Stretch
-from tests.servers import Daemon
+from tests.lib.servers import Daemon
 
 __all__ = ["Holdings", "ObservedDaemon", "Watch"]
 

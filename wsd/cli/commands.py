@@ -19,7 +19,7 @@ MODULES = {
     "serve": "wsd.cli.serve",
     "dev": "wsd.cli.dev",
     "check": "wsd.cli.check",
-    "token": "wsd.cli.signing",
+    "token": "wsd.cli.token",
     "publish": "wsd.cli.publish",
     "tail": "wsd.cli.tail",
 }

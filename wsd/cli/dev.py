@@ -16,8 +16,8 @@ from typing import Any
 from wsd.cli.arguments import DEV_SETTINGS, settings
 from wsd.cli.embedded import PORT, EmbeddedRedis
 from wsd.cli.output import write
-from wsd.cli.signing import signs_with_shared_secret
 from wsd.cli.tail import server_url
+from wsd.cli.token import signs_with_shared_secret
 from wsd.config import RedisUrl, Settings, warnings
 from wsd.errors import CommandError
 from wsd.logs import setup

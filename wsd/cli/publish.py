@@ -19,7 +19,7 @@ from redis.retry import Retry
 from wsd.cli.arguments import settings
 from wsd.cli.output import say, write
 from wsd.errors import CommandError, LinkError, RequestError
-from wsd.protocol import check_topic
+from wsd.protocol.messages import check_topic
 from wsd.redis.address import (
     Address,
     Cluster,

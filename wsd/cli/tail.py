@@ -33,10 +33,10 @@ from websockets.uri import WebSocketURI, parse_uri
 from wsd.backoff import Backoff
 from wsd.cli.arguments import TOKEN_VARIABLE, settings
 from wsd.cli.output import close_stdout, say, write
-from wsd.cli.signing import sign, signs_with_shared_secret
+from wsd.cli.token import sign, signs_with_shared_secret
 from wsd.config import Settings, is_loopback
 from wsd.errors import CommandError, RequestError
-from wsd.protocol import check_topic
+from wsd.protocol.messages import check_topic
 from wsd.redis.address import check_host
 
 __all__ = ["Tail", "cut", "run", "server_url"]
@@ -56,7 +56,7 @@ TOKEN_EXPIRED = 4003
 FATAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
 """Close codes after which the same client would fare the same."""
 
-# The head of a message, as wsd.protocol.message_head writes it.
+# The head of a message, as wsd.protocol.messages.message_head writes it.
 _HEAD = re.compile(rb'\{"action":"message","topic":("(?:[^"\\]|\\.)*"),"snapshot":')
 _BASE64 = b',"encoding":"base64"}'
 

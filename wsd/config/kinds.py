@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, Secret, SecretStr
 from pydantic_settings import NoDecode
 
-from wsd.keys import ALGORITHMS
+from wsd.config.jwt_key import ALGORITHMS
 from wsd.redis.address import FORMS, check_url, mask_url
 
 __all__ = [

@@ -11,9 +11,9 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wsd.config import kinds
+from wsd.config.jwt_key import read_key
 from wsd.config.kinds import RedisUrl
 from wsd.errors import SettingsError
-from wsd.keys import read_key
 
 __all__ = ["Settings", "allowed", "describe", "flag_fields", "is_loopback", "text", "warnings"]
 

@@ -1,0 +1,314 @@
+"""Which link a channel of a cluster is entrusted to, with nodes and links played. With a real cluster:
+test_redis_source.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from tests.lib.servers import eventually
+from wsd.errors import LinkError
+from wsd.metrics import Metrics
+from wsd.redis import cluster as cluster_module
+from wsd.redis.address import Address
+from wsd.redis.channels import Events
+from wsd.redis.cluster import AnyNode, ShardedCluster
+from wsd.redis.link import Fixed, Link
+from wsd.redis.slots import SLOTS, key_slot
+from wsd.redis.topology import Nodes, Place, Topology
+
+A, B, C = ("a", 1), ("b", 2), ("c", 3)
+HALF = SLOTS // 2
+
+
+def split(low: Place, high: Place, *, ok: bool = True) -> Topology:
+    """The lower half of the slots here, the upper there."""
+    return Topology(((0, HALF - 1, low), (HALF, SLOTS - 1, high)), frozenset(), ok)
+
+
+LOW = next(b"%d" % number for number in range(1000) if key_slot(b"%d" % number) < HALF)
+HIGH = next(b"%d" % number for number in range(1000) if key_slot(b"%d" % number) >= HALF)
+
+
+class PlayedNodes:
+    """Tells what the test wants."""
+
+    def __init__(self, answer: Topology | LinkError) -> None:
+        self.answer = answer
+        self.asked = 0
+        self.doubters: list[Place] = []
+
+    def address(self, place: Place) -> Address:
+        return Address(*place)
+
+    async def ask(self, doubters: Sequence[Place] = ()) -> Topology:
+        self.asked += 1
+        self.doubters = list(doubters)
+        if isinstance(self.answer, LinkError):
+            raise self.answer
+        return self.answer
+
+
+class PlayedLink:
+    """Keeps what it was told."""
+
+    def __init__(self, place: Place, name_private: Callable[[], bytes], on_trouble: Callable[[], None]) -> None:
+        self.place = place
+        self.name_private = name_private
+        self.on_trouble = on_trouble
+        self.channels: dict[bytes, bool] = {}  # whether they were entrusted with a gap
+        self.released: list[bytes] = []
+        self.missed = True  # whether what is released was delivered
+        self.problem = ""
+        self.failing = self.astray = self.running = self.held = False
+        self.retries = 0
+
+    @property
+    def wanted(self) -> int:
+        return len(self.channels)
+
+    confirmed = wanted
+    healed = True
+
+    def subscribe(self, channel: bytes, *, missed: bool) -> bool:
+        self.channels[channel] = missed
+        return False
+
+    def unsubscribe(self, channel: bytes) -> None:
+        del self.channels[channel]
+
+    def release(self, channel: bytes) -> bool:
+        del self.channels[channel]
+        self.released.append(channel)
+        return self.missed
+
+    def retry(self) -> None:
+        self.retries += 1
+
+    def hold(self, full: bool) -> None:
+        self.held = full
+
+    async def run(self) -> None:
+        self.running = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running = False
+
+
+class House:
+    """A cluster, and what it has said and done."""
+
+    def __init__(self, answer: Topology | LinkError) -> None:
+        self.nodes = PlayedNodes(answer)
+        self.links: dict[Place, PlayedLink] = {}
+        self.lost: list[bytes] = []
+        self.cluster = ShardedCluster(
+            cast(Nodes, self.nodes),
+            metrics=Metrics(),
+            events=Events(self.never, self.never, self.never, self.add_lost),
+            make_link=self.make_link,
+            private=b"__wsd:1",
+        )
+
+    def never(self, *args: Any) -> None:
+        raise AssertionError(args)
+
+    def add_lost(self, channels: Iterable[bytes]) -> None:
+        self.lost += channels
+
+    def make_link(self, guide: Fixed, name_private: Callable[[], bytes], on_trouble: Callable[[], None]) -> Link:
+        place = (guide._address.host, guide._address.port)
+        self.links[place] = PlayedLink(place, name_private, on_trouble)
+        return cast(Link, self.links[place])
+
+    async def look_again(self, answer: Topology | LinkError) -> None:
+        """Make it doubt the topology, and wait until it has looked twice."""
+        self.nodes.answer = answer
+        asked = self.nodes.asked
+        self.cluster._doubted.set()
+        await eventually(lambda: self.nodes.asked > asked)
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def running(answer: Topology | LinkError) -> AsyncIterator[House]:
+    house = House(answer)
+    task = asyncio.create_task(house.cluster.run())
+    try:
+        await eventually(lambda: house.nodes.asked)
+        await asyncio.sleep(0)
+        yield house
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not any(link.running for link in house.links.values())
+
+
+async def test_a_channel_goes_to_the_link_of_its_node_and_links_are_opened_when_needed() -> None:
+    async with running(split(A, B)) as house:
+        assert house.cluster.up
+        assert house.links == {}
+        house.cluster.subscribe(LOW)
+        assert list(house.links) == [A]
+        house.cluster.subscribe(HIGH)
+        assert house.links[A].channels == {LOW: False}
+        assert house.links[B].channels == {HIGH: False}
+        await asyncio.sleep(0)
+        assert house.links[A].running
+        assert house.cluster.wanted == house.cluster.confirmed == 2
+
+
+async def test_links_are_held_those_too_that_are_opened_meanwhile() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        house.cluster.hold(True)
+        house.cluster.subscribe(HIGH)
+        assert [house.links[place].held for place in (A, B)] == [True, True]
+        house.cluster.hold(False)
+        assert [house.links[place].held for place in (A, B)] == [False, False]
+
+
+async def test_channels_move_with_their_slots_and_the_old_link_is_closed() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        house.cluster.subscribe(HIGH)
+        await house.look_again(split(C, B))
+        assert house.links[A].released == [LOW]
+        assert house.links[C].channels == {LOW: True}
+        assert house.links[B].channels == {HIGH: False}
+        assert house.lost == [LOW]
+        await eventually(lambda: not house.links[A].running)
+        assert len(house.cluster.links) == 2
+
+
+async def test_what_was_never_delivered_moves_without_a_gap() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        house.links[A].missed = False
+        await house.look_again(split(C, B))
+        assert house.links[C].channels == {LOW: False}
+
+
+async def test_a_link_that_nobody_needs_is_closed() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        await asyncio.sleep(0)
+        house.cluster.unsubscribe(LOW)
+        await house.look_again(split(A, B))
+        await eventually(lambda: not house.links[A].running)
+        assert house.cluster.links == []
+        assert house.cluster.wanted == 0
+
+
+async def test_channels_wait_for_a_slot_that_nobody_serves() -> None:
+    async with running(Topology(((0, HALF - 1, A),), frozenset(), True)) as house:
+        assert not house.cluster.subscribe(HIGH)
+        assert house.cluster.problem == "1 channels are in slots that no node serves"
+        assert house.cluster.wanted == 1
+        await house.look_again(split(A, B))
+        assert house.links[B].channels == {HIGH: False}
+        assert house.cluster.up
+
+
+async def test_channels_wait_for_the_topology() -> None:
+    async with running(LinkError("no node of the cluster tells its topology (x)")) as house:
+        house.cluster.subscribe(LOW)
+        house.cluster.subscribe(HIGH)
+        house.cluster.unsubscribe(HIGH)
+        assert "no node of the cluster tells" in house.cluster.problem
+        house.nodes.answer = split(A, B)
+        await eventually(lambda: house.cluster.up)
+        assert house.links[A].channels == {LOW: False}
+        assert B not in house.links
+
+
+async def test_a_thousand_looks_that_fail_in_a_row_are_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # no wait takes any time
+    async with running(LinkError("no node of the cluster tells its topology (x)")) as house:
+        house.cluster.subscribe(LOW)
+        await eventually(lambda: house.nodes.asked > 3000)
+        house.nodes.answer = split(A, B)
+        await eventually(lambda: house.cluster.up)
+        assert house.links[A].channels == {LOW: False}
+
+
+async def test_a_cluster_that_is_down_is_said_and_not_pestered() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        await house.look_again(split(A, B, ok=False))
+        await eventually(lambda: not house.cluster.up)
+        assert "cluster is down" in house.cluster.problem
+        retries = house.links[A].retries
+        asked = house.nodes.asked
+        await eventually(lambda: house.nodes.asked >= asked + 2)
+        assert house.links[A].retries == retries
+        house.nodes.answer = split(A, B)
+        await eventually(lambda: house.links[A].retries > retries)
+        assert house.cluster.up
+
+
+async def test_a_link_that_doubts_the_topology_has_it_looked_up_at_a_bounded_rate() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        link = house.links[A]
+        link.astray = True
+        asked = house.nodes.asked
+        link.on_trouble()
+        await eventually(lambda: house.nodes.asked > asked)
+        assert house.nodes.doubters == [A], "it is asked first of all"
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+            link.on_trouble()
+        assert house.nodes.asked <= asked + 8
+        link.on_trouble()
+        await eventually(lambda: house.nodes.asked >= asked + 2, "another question")
+
+
+async def test_a_link_that_fails_is_a_problem_if_it_is_needed() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        house.links[A].failing, house.links[A].problem = True, "can't connect"
+        assert house.cluster.problem == "can't connect"
+        house.cluster.unsubscribe(LOW)
+        assert house.cluster.up
+
+
+async def test_the_probe_of_a_link_has_a_channel_in_a_slot_of_its_node() -> None:
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        house.cluster.subscribe(HIGH)
+        for place, low in ((A, True), (B, False)):
+            channel = house.links[place].name_private()
+            assert channel.startswith(b"__wsd:1:")
+            assert (key_slot(channel) < HALF) is low
+        await house.look_again(split(B, B))
+        assert house.links[A].name_private() == b""
+
+
+async def test_classic_links_go_to_any_master_and_leave_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "REFRESH_INTERVAL", 0.01)
+    nodes = PlayedNodes(split(A, B))
+    guide = AnyNode(cast(Nodes, nodes))
+    first = await guide.locate()
+    second = await guide.locate()
+    assert {(first.host, first.port), (second.host, second.port)} == {A, B}
+    left: list[str] = []
+    task = asyncio.create_task(guide.run(left.append))
+    await eventually(lambda: nodes.asked > 4)
+    assert left == []
+    nodes.answer = LinkError("away")
+    asked = nodes.asked
+    await eventually(lambda: nodes.asked > asked + 1)
+    nodes.answer = split(C, C)
+    await eventually(lambda: left)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (await guide.locate()).host == "c"
+    nodes.answer = Topology((), frozenset(), False)
+    with pytest.raises(LinkError, match="no master with slots"):
+        await guide.locate()

@@ -1,0 +1,1 @@
+"""Who a client is, what it may hear, and until when."""

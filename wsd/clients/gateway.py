@@ -1,0 +1,194 @@
+"""The door: the listening sockets, who is let in, and how everybody is seen out.
+
+``websockets.serve`` is the server; it makes a `wsd.clients.connection.Connection` for each socket that is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import cast
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.typing import Origin, Subprotocol
+
+from wsd.clients.connection import CLOSE_TIMEOUT, LIBRARY, Connection, Shared
+from wsd.metrics import Metrics
+from wsd.protocol.codes import Close
+
+__all__ = ["POLITE_REFUSALS", "Gateway"]
+
+BACKLOG = 4096
+"""Connections that wait to be accepted: a storm of reconnects. Linux caps it at net.core.somaxconn."""
+
+RECEIVE_BUFFER = 32_768
+"""Bytes that the kernel keeps of what a client sent and we have not read; it doubles them for its own records, and
+without a size it would keep up to 6 MiB for each. Clients send little: a token, and a request now and then."""
+
+POLITE_REFUSALS = 64
+"""Sockets beyond max_connections that are read from, to be answered with 503. More are closed unread."""
+
+DRAIN_TICK = 0.05
+"""Seconds between two groups of clients that are sent away in a drain."""
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Listens for clients.
+
+    Args:
+        max_connections: how many clients are let in.
+        metrics: counts.
+    """
+
+    def __init__(self, max_connections: int, metrics: Metrics) -> None:
+        self.max_connections = max_connections  # how many clients are let in
+        self._metrics = metrics
+        self._servers: list[Server] = []
+        self._emptied = asyncio.Event()  # set when the last connection has left
+        self.connections: set[Connection] = set()  # every accepted socket
+        self._inside = 0  # those that were let in and have not left
+        self._lingering: dict[Connection, None] = {}  # those that were refused and have not closed, oldest first
+        self._said_full = False  # whether the log has said that it is full, and not yet that it isn't any more
+        self.draining = False
+
+    async def serve(self, shared: Shared, sockets: Iterable[socket.socket], *, dead_after: float) -> None:
+        """Start to accept clients.
+
+        Args:
+            shared: what the connections share.
+            sockets: listening sockets, which are closed with :meth:`close`.
+            dead_after: seconds after which the kernel gives up a client that acknowledges nothing.
+        """
+
+        async def never(connection: ServerConnection) -> None:
+            raise AssertionError("connections are handled without a task")
+
+        for sock in sockets:
+            # tcp(7); accepted sockets inherit it. Ends clients whose network is gone while data waits for them.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            self._servers.append(
+                await serve(
+                    never,
+                    sock=sock,
+                    create_connection=cast(type[ServerConnection], partial(Connection, shared)),
+                    origins=[*(Origin(origin) for origin in shared.origins), None] if shared.origins else None,
+                    subprotocols=[Subprotocol(name) for name in shared.subprotocols],
+                    compression=None,
+                    max_size=shared.max_size,
+                    logger=LIBRARY,
+                    backlog=BACKLOG,
+                )
+            )
+
+    # Called by connections.
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many clients as may be."""
+        return self._inside >= self.max_connections
+
+    def entered(self, connection: Connection) -> bool:
+        """Count a socket in, unless there is no room even for a refusal."""
+        self._metrics.connections += 1
+        self.connections.add(connection)
+        if len(self.connections) <= self.max_connections + POLITE_REFUSALS:
+            return True
+        if not self._lingering:
+            return False
+        # A client that could be let in comes before one that was refused and doesn't close.
+        oldest = next(iter(self._lingering))
+        del self._lingering[oldest]
+        oldest.abort()
+        return True
+
+    def left(self, connection: Connection) -> None:
+        """Count a socket out."""
+        self.connections.discard(connection)
+        self._lingering.pop(connection, None)
+        if connection.session is not None:
+            self._inside -= 1
+            self._metrics.close_codes[_close_code(connection)] += 1
+            if (
+                self._said_full
+                and not self.draining
+                and self._inside <= min(self.max_connections - 1, 0.95 * self.max_connections)
+            ):
+                self._said_full = False
+                logger.info("no longer full: %d connections, and new clients are let in", self._inside)
+        if not self.connections:
+            self._emptied.set()
+
+    def refused(self, connection: Connection) -> None:
+        """Note a socket that only waits for its client to close: it holds no place."""
+        self._lingering[connection] = None
+
+    def admit(self, connection: Connection) -> str:
+        """Let a client in, or return why not: draining, or full."""
+        if self.draining:
+            return "draining"
+        if self.full:
+            if not self._said_full:
+                self._said_full = True
+                logger.warning("full: %d connections; new clients get 503 until some leave", self._inside)
+            return "full"
+        self._inside += 1
+        return ""
+
+    # The end.
+
+    async def drain(self, seconds: float) -> None:
+        """Send everybody away, evenly over a time, so that they don't reach the other replicas in one crowd.
+
+        New clients are refused from now on. Whoever is left some moments after the end is aborted.
+        """
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        leaving = list(self.connections)
+        total, sent = len(leaving), 0
+        while leaving:
+            elapsed = loop.time() - started
+            while leaving and (sent < total * elapsed / seconds if seconds else True):
+                leaving.pop().close_with(Close.SERVICE_RESTART, "service restart: reconnect with jitter")
+                sent += 1
+            if not self.connections:
+                break
+            await asyncio.sleep(DRAIN_TICK)
+        await self._wait_until_empty(CLOSE_TIMEOUT)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening, and abort whoever is left."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        if self.connections:
+            logger.warning("aborting %d connections", len(self.connections))
+            for connection in list(self.connections):
+                connection.abort()
+        await self._wait_until_empty(CLOSE_TIMEOUT)
+
+    async def _wait_until_empty(self, seconds: float) -> None:
+        self._emptied.clear()
+        if self.connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._emptied.wait()
+
+
+def _close_code(connection: Connection) -> str:
+    """The close code of a connection as a label: few values, although clients may send any."""
+    protocol = connection.protocol
+    if protocol.close_sent is not None and not protocol.close_rcvd_then_sent:
+        return str(int(protocol.close_sent.code))
+    if protocol.close_rcvd is None:
+        return "1006"
+    code = int(protocol.close_rcvd.code)
+    return str(code) if code in range(1000, 1016) else "other"

@@ -1,0 +1,449 @@
+"""What one client has proved and asked for: PROTOCOL.md's rules, without I/O.
+
+A session is fed with requests and with what became of its subscriptions, and returns effects for its connection to
+carry out in order. It never waits. Every ``now`` is a monotonic time in seconds; only a token's ``exp`` is about the
+wall clock, which goes on while the machine is suspended, and may be set.
+
+States::
+
+    state          | request                        | becomes
+    ---------------+--------------------------------+---------------------------------------------
+    ANONYMOUS      | authorization, good token      | AUTHENTICATED
+    ANONYMOUS      | authorization, bad token       | ANONYMOUS      "session unauthorized"
+    ANONYMOUS      | subscribe, unsubscribe         | ANONYMOUS      "session unauthorized"
+    ANONYMOUS      | (deadline)                     | CLOSED         4001
+    AUTHENTICATED  | authorization, good token      | AUTHENTICATED  with the new grant
+    AUTHENTICATED  | authorization, bad token       | AUTHENTICATED  with the old grant, "session unauthorized"
+    AUTHENTICATED  | subscribe, unsubscribe         | AUTHENTICATED
+    AUTHENTICATED  | (the token expires)            | CLOSED         4003
+    any            | ping                           | the same
+    any            | too many bad requests          | CLOSED         1008
+    any            | too many bad tokens in a row   | CLOSED         1008
+    CLOSED         | anything                       | CLOSED         without effects
+
+Topics of a session::
+
+    (none) --subscribe--> PENDING --Redis confirms--> CONFIRMED --the reply's turn--> LISTENING
+
+Replies come in the order of the requests, so a reply that waits for Redis holds back those behind it. Requests don't
+wait: each takes effect when it is read, and 100 pipelined subscriptions reach Redis together. A topic that Redis has
+confirmed while its reply is held back (CONFIRMED) isn't delivered yet: no message comes before ``context subscribed``.
+An ``unsubscribe`` that overtakes its ``subscribe`` settles it: both are answered, nothing is delivered in between. That
+the first says ``context subscribed`` although Redis has confirmed nothing is true for whoever reads both.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import NamedTuple
+
+from wsd.auth.grant import Authenticator, Grant
+from wsd.errors import RequestError, TokenError
+from wsd.protocol import messages
+from wsd.protocol.codes import Close
+from wsd.protocol.messages import Request
+
+__all__ = ["Closing", "Effect", "Leave", "Limits", "Listen", "Reply", "Session", "State", "Wait"]
+
+SUBSCRIBE_TIMEOUT = 5.0
+"""Seconds for Redis to confirm a subscription; then the client gets ``unavailable``."""
+
+MAX_HELD = 262_144
+"""Bytes of replies, their ids included, that may wait behind a subscription. 128 subscriptions take about 20,000."""
+
+BURST_SECONDS = 5.0
+"""A client that was quiet may send this many seconds' worth of requests at once: a reconnect with all its topics."""
+
+MAX_BAD_TOKENS = 10
+"""Tokens refused in a row before a session is closed with 1008. An honest client has one, and a fresh one after it."""
+
+# PROTOCOL.md, "error": the codes that count towards max_violations.
+_VIOLATIONS = frozenset({"malformed", "unknown_action", "wrong_session", "invalid_topic"})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a session may do. The settings of the same names say it in full."""
+
+    auth_timeout: float = 10.0  # seconds
+    max_topics: int = 128
+    max_violations: int = 10
+    max_request_rate: float = 100.0  # requests a second; 0 switches the limit off
+
+
+# Effects are tuples: there are several per request, and a frozen dataclass takes twice as long to make (0.9 µs).
+
+
+class Reply(NamedTuple):
+    """Send a text message."""
+
+    payload: bytes
+    refusal: str = ""  # the slug of the refusal, or "unauthorized", for the metrics; "" if it is none
+    reason: str = ""  # for the log: why it is a refusal, or what it says
+    subject: str = ""  # the `sub` of a token that is refused although its signature is good, for the log
+
+
+class Wait(NamedTuple):
+    """Wait for a topic. Answer with :meth:`Session.confirmed` or :meth:`Session.refused`."""
+
+    topic: str
+
+
+class Listen(NamedTuple):
+    """Deliver a topic from now on."""
+
+    topic: str
+
+
+class Leave(NamedTuple):
+    """Stop waiting for a topic, or listening to it."""
+
+    topic: str
+
+
+class Closing(NamedTuple):
+    """Close the connection."""
+
+    code: Close
+    reason: str
+
+
+Effect = Reply | Wait | Listen | Leave | Closing
+
+
+class State(Enum):
+    """Where a session is; see the table above."""
+
+    ANONYMOUS = "anonymous"
+    AUTHENTICATED = "authenticated"
+    CLOSED = "closed"
+
+
+class _Topic(Enum):
+    PENDING = 1
+    CONFIRMED = 2
+    LISTENING = 3
+
+
+@dataclass(slots=True)
+class _Due:
+    """A reply in its place in the queue."""
+
+    reply: Reply | None  # None while it waits for its topic
+    topic: str  # the topic that it waits for, or starts; "" for other replies
+    id: str | int | None
+    deadline: float
+    size: int  # bytes that it holds, roughly
+
+
+class Session:
+    """The state machine of one client.
+
+    Args:
+        authenticator: checks tokens.
+        limits: what the session may do.
+        now: the monotonic time at which it starts.
+        wall: the clock that a token's ``exp`` is about, in seconds since the epoch.
+    """
+
+    __slots__ = (
+        "_allowance",
+        "_authenticator",
+        "_bad_tokens",
+        "_charged_at",
+        "_effects",
+        "_expires",
+        "_grant",
+        "_held",
+        "_limits",
+        "_queue",
+        "_topics",
+        "_violations",
+        "_wall",
+        "id",
+        "state",
+    )
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        limits: Limits,
+        now: float,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        # 128 random bits in 22 URL-safe characters: nobody guesses another client's session.
+        self.id = secrets.token_urlsafe(16)
+        self._authenticator = authenticator
+        self._limits = limits
+        self._wall = wall
+        self._effects: list[Effect] = []  # of the call in progress
+        self._queue: deque[_Due] | None = None  # replies held back; most sessions never need it
+        self._held = 0  # bytes in the queue
+        self._topics: dict[str, _Topic] = {}
+        self._violations = 0
+        self._bad_tokens = 0  # in a row
+        self._allowance = _burst(limits)  # requests that it may send now
+        self._charged_at = now
+        self._grant = authenticator.initial
+        if self._grant is None:
+            self.state = State.ANONYMOUS
+            self._expires = now + limits.auth_timeout  # when the state ends by itself
+        else:
+            self.state = State.AUTHENTICATED
+            self._expires = inf
+
+    @property
+    def subject(self) -> str:
+        """Who the client is, for the log: the ``sub`` of its token."""
+        return "" if self._grant is None else self._grant.subject
+
+    @property
+    def topics(self) -> int:
+        """How many topics it has asked for."""
+        return len(self._topics)
+
+    @property
+    def deadline(self) -> float:
+        """The time at which :meth:`timed_out` must be called; infinity if there is none."""
+        # Every reply waits equally long, so the first in the queue has the first deadline.
+        return min(self._expires, self._queue[0].deadline) if self._queue else self._expires
+
+    # Requests.
+
+    def charge(self, now: float) -> float:
+        """Charge one frame to the client's allowance.
+
+        Returns:
+            Seconds for which nothing more should be read from the client: 0 if it is within its rate.
+        """
+        rate = self._limits.max_request_rate
+        if not rate:
+            return 0.0
+        earned = (now - self._charged_at) * rate
+        self._charged_at = now
+        self._allowance = min(self._allowance + earned, _burst(self._limits)) - 1
+        return -self._allowance / rate if self._allowance < 0 else 0.0
+
+    def receive(self, text: str, now: float) -> list[Effect]:
+        """Take one text message from the client. :meth:`charge` it first."""
+        if self.state is State.CLOSED:
+            return []
+        id = None
+        try:
+            request = messages.parse_request(text)
+            id = request.id
+            self._handle(request, now)
+        except RequestError as exc:
+            self._refuse(exc.code, exc.message, id if exc.id is None else exc.id, now)
+        return self._take()
+
+    def receive_binary(self, now: float) -> list[Effect]:
+        """Take one binary message from the client: there are none in this protocol."""
+        if self.state is not State.CLOSED:
+            self._refuse("malformed", "expected a text message, got a binary one", None, now)
+        return self._take()
+
+    def _handle(self, request: Request, now: float) -> None:
+        if self._limits.max_request_rate and self._allowance < 0:
+            rate = self._limits.max_request_rate
+            raise RequestError("rate_limited", f"more than {rate:g} requests a second; slow down and send it again")
+        if request.action == "ping":
+            return self._reply(messages.PONG, request.id, now)
+        if request.session != self.id:
+            raise RequestError("wrong_session", "this is not the session of this connection; send the id it received")
+        if request.action == "authorization":
+            return self._authorize(request, now)
+        if self._grant is None:
+            return self._unauthorized(request.id, now, TokenError("no token yet", "no_token"))
+        # Unsubscribing needs no permission: a topic may have been permitted when it was subscribed.
+        messages.check_topic(request.context)
+        if request.action == "unsubscribe":
+            return self._unsubscribe(request, now)
+        return self._subscribe(request, self._grant, now)
+
+    def _authorize(self, request: Request, now: float) -> None:
+        try:
+            grant = self._authenticator.verify(request.context)
+        except TokenError as exc:
+            return self._refuse_token(exc, request.id, now)
+        self._grant = grant
+        self._bad_tokens = 0
+        self.state = State.AUTHENTICATED
+        self._expires = now + (grant.expires_at - self._wall())
+        payload = messages.with_id(messages.SESSION_AUTHENTICATED, request.id)
+        self._queue_or_send(Reply(payload, "", "authorized"), now)
+        for topic in [topic for topic in self._topics if not grant.permits(topic)]:
+            if topic in self._topics:  # the reply before it may have closed the session
+                self._revoke(topic, now)
+        self._release()
+
+    def _refuse_token(self, why: TokenError, id: str | int | None, now: float) -> None:
+        self._unauthorized(id, now, why)
+        self._bad_tokens += 1
+        if self._bad_tokens >= MAX_BAD_TOKENS:
+            self._close(Close.POLICY_VIOLATION, f"{self._bad_tokens} tokens in a row were refused")
+
+    def _unauthorized(self, id: str | int | None, now: float, why: TokenError) -> None:
+        payload = messages.unauthorized(why.code, id)
+        self._queue_or_send(Reply(payload, "unauthorized", str(why), why.subject), now)
+
+    def _revoke(self, topic: str, now: float) -> None:
+        """Take away a topic that the new grant doesn't cover."""
+        message = f"the new token does not permit {topic}; it is unsubscribed"
+        if self._topics[topic] is _Topic.LISTENING:
+            self._drop(topic)
+            self._queue_or_send(Reply(messages.error("forbidden_topic", message), "forbidden_topic", message), now)
+        else:
+            self._settle(topic, "forbidden_topic", message)
+            self._drop(topic)
+
+    def _subscribe(self, request: Request, grant: Grant, now: float) -> None:
+        topic = request.context
+        if not grant.permits(topic):
+            raise RequestError("forbidden_topic", f"the token does not permit {topic}; get one whose topics cover it")
+        stage = self._topics.get(topic)
+        if stage is _Topic.LISTENING:
+            return self._reply(messages.SUBSCRIBED, request.id, now)
+        if stage is None:
+            limit = self._limits.max_topics
+            if len(self._topics) >= limit:
+                raise RequestError("too_many_topics", f"already at {limit} topics; unsubscribe from one first")
+            self._topics[topic] = _Topic.PENDING
+            self._effects.append(Wait(topic))
+        ready = Reply(messages.with_id(messages.SUBSCRIBED, request.id)) if stage is _Topic.CONFIRMED else None
+        self._hold(ready, topic, request.id, now)
+
+    def _unsubscribe(self, request: Request, now: float) -> None:
+        topic = request.context
+        if topic in self._topics:
+            self._settle(topic)
+            self._drop(topic)
+        self._reply(messages.UNSUBSCRIBED, request.id, now)
+        self._release()
+
+    def _refuse(self, code: str, message: str, id: str | int | None, now: float) -> None:
+        self._queue_or_send(Reply(messages.with_id(messages.error(code, message), id), code, message), now)
+        if code in _VIOLATIONS:
+            self._violations += 1
+            if self._violations >= self._limits.max_violations:
+                self._close(Close.POLICY_VIOLATION, f"{self._violations} bad requests, the last: {code}")
+
+    # What becomes of subscriptions.
+
+    def confirmed(self, topic: str) -> list[Effect]:
+        """Redis has confirmed a topic that the session waits for."""
+        if self._topics.get(topic) is _Topic.PENDING:
+            self._topics[topic] = _Topic.CONFIRMED
+            self._settle(topic)
+            self._release()
+        return self._take()
+
+    def refused(self, topic: str, reason: str) -> list[Effect]:
+        """Redis refuses a topic.
+
+        One that is PENDING, or CONFIRMED while its reply is held back, can't be had. One that is LISTENING stays: it is
+        tried again, and comes back with a gap.
+        """
+        stage = self._topics.get(topic)
+        if stage in (_Topic.PENDING, _Topic.CONFIRMED):
+            self._settle(topic, "unavailable", reason)
+            self._drop(topic)
+            self._release()
+        elif stage is _Topic.LISTENING:
+            message = f"{topic} is not delivered now: {reason}; a gap is announced when it is delivered again"
+            self._effects.append(Reply(messages.error("unavailable", message), "unavailable", reason))
+        return self._take()
+
+    def timed_out(self, now: float) -> list[Effect]:
+        """Act on what is over by now: the :attr:`deadline` has passed, or the wall clock has been set."""
+        if self.state is State.ANONYMOUS:
+            if self._expires <= now:
+                limit = self._limits.auth_timeout
+                self._close(Close.AUTHORIZATION_TIMEOUT, f"no valid token within {limit:g} seconds")
+        elif self.state is State.AUTHENTICATED and self._grant is not None and self._grant.expires_at != inf:
+            # The monotonic clock stands still while the machine is suspended; exp means the wall clock.
+            seconds = self._grant.expires_at - self._wall()
+            self._expires = now + seconds
+            if seconds <= 0:
+                self._close(Close.TOKEN_EXPIRED, "the token has expired")
+        while self._queue and self._queue[0].deadline <= now:
+            topic = self._queue[0].topic
+            self._settle(topic, "unavailable", f"Redis did not confirm {topic} in time; try again later")
+            self._drop(topic)
+            self._release()
+        return self._take()
+
+    def close(self) -> list[Effect]:
+        """The connection is closing, or is gone: the session leaves its topics and answers nothing any more."""
+        self._effects.extend(Leave(topic) for topic in self._topics)
+        self.state = State.CLOSED
+        self._expires = inf
+        self._queue = None
+        self._topics = {}
+        return self._take()
+
+    # Replies in their order.
+
+    def _reply(self, payload: bytes, id: str | int | None, now: float) -> None:
+        self._queue_or_send(Reply(messages.with_id(payload, id)), now)
+
+    def _queue_or_send(self, reply: Reply, now: float) -> None:
+        if self._queue:
+            self._hold(reply, "", None, now)
+        else:
+            self._effects.append(reply)
+
+    def _hold(self, reply: Reply | None, topic: str, id: str | int | None, now: float) -> None:
+        size = 128 + (len(reply.payload) if reply else 0) + (4 * len(id) if isinstance(id, str) else 0)
+        if self._queue is None:
+            self._queue, self._held = deque(), 0
+        self._queue.append(_Due(reply, topic, id, now + SUBSCRIBE_TIMEOUT, size))
+        self._held += size
+        if self._held > MAX_HELD:
+            self._close(Close.POLICY_VIOLATION, f"more than {MAX_HELD} bytes of replies wait for a subscription")
+
+    def _settle(self, topic: str, code: str = "", message: str = "") -> None:
+        """Decide what the held replies of a topic say: subscribed, or an error."""
+        payload = messages.error(code, message) if code else messages.SUBSCRIBED
+        for due in self._queue or ():
+            if due.topic == topic:
+                due.reply = Reply(messages.with_id(payload, due.id), code, message)
+
+    def _release(self) -> None:
+        """Send the replies whose turn has come, and start the topics that they announce."""
+        queue = self._queue
+        while queue and queue[0].reply is not None:
+            due = queue.popleft()
+            self._held -= due.size
+            self._effects.append(due.reply)  # type: ignore[arg-type]  # the loop's condition
+            if due.topic and self._topics.get(due.topic) is _Topic.CONFIRMED:
+                self._topics[due.topic] = _Topic.LISTENING
+                self._effects.append(Listen(due.topic))
+        if not queue:
+            self._queue = None
+
+    def _drop(self, topic: str) -> None:
+        del self._topics[topic]
+        for due in self._queue or ():
+            if due.topic == topic:
+                due.topic = ""  # its reply doesn't start the topic, even if the client subscribes again meanwhile
+        self._effects.append(Leave(topic))
+
+    def _close(self, code: Close, reason: str) -> None:
+        if self.state is not State.CLOSED:
+            self._effects = [*self.close(), Closing(code, reason)]
+
+    def _take(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+
+def _burst(limits: Limits) -> float:
+    """The requests that a client may send at once. At least one, at any rate."""
+    return max(limits.max_request_rate * BURST_SECONDS, 1.0)

@@ -1,0 +1,176 @@
+"""The writing half of a connection: straight to the socket while it takes everything, into a bounded backlog when not.
+
+``write`` is the transport's own ``write`` while the client keeps up, so the fan-out pays for no check. uvloop writes to
+the socket at once, and calls ``pause_writing`` from within when the kernel's buffer is full. From then on the
+connection is *lagging*: ``write`` becomes :meth:`Writer._hold`, which keeps frames in the backlog, by reference, so
+that one frame for a thousand laggards exists once. When the socket has taken what it had, the backlog follows in
+portions.
+
+Two bounds hold whatever the client does or omits:
+
+- the bytes that wait, counted from the first that the socket has not taken and checked whenever they grow. A message
+  that is itself longer than the bound could never be held to it. Some of those may wait (`LARGE_MESSAGES`), because a
+  client that reads at full speed still has one in its socket when the next one comes;
+- the age of what the socket has not taken, checked by the sweep. A portion counts from the time when its oldest frame
+  was due, so a client that reads a trickle is found as well as one that has stopped.
+
+The alternative, to leave everything in the transport's queue, knows no ages, and a close frame could only be appended
+to all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import cast
+
+from wsd.deadlines import NOWHERE, Sweep
+from wsd.delivery.fanout import Bounds
+
+__all__ = ["Writer"]
+
+LARGE_MESSAGES = 8
+"""How many messages may wait that are longer than ``max_backlog``. They are kept by reference, once for all clients."""
+
+
+def _write_nothing(data: bytes) -> None:
+    """The ``write`` of a connection that isn't open yet, or is closing."""
+
+
+class Writer(asyncio.BaseProtocol):
+    """A transport and what waits for it.
+
+    Args:
+        bounds: what may wait.
+        sweep: visits the connection when the backlog's age must be checked.
+    """
+
+    # Thousands of these: an instance dictionary of so many names would take 1.5 KiB.
+    __slots__ = (
+        "__weakref__",
+        "_backlog",
+        "_bounds",
+        "_held",
+        "_most",
+        "_portion_due",
+        "_sweep",
+        "lagging",
+        "loop",
+        "slot",
+        "transport",
+        "write",
+    )
+
+    def __init__(self, bounds: Bounds, sweep: Sweep) -> None:
+        self._bounds = bounds
+        self._sweep = sweep
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self.slot = NOWHERE  # the sweep's
+        self.write: Callable[[bytes], object] = _write_nothing  # sends frames; see above
+        self.lagging = False  # whether the socket has not taken everything that is due
+        # Frames with the times when they were due; lagging only.
+        self._backlog: deque[tuple[float, bytes]] | None = None
+        self._held = 0  # bytes of them
+        self._most = bounds.max_backlog  # bytes that may wait now
+        self._portion_due = 0.0  # while lagging: when the oldest frame was due that the socket has not taken
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What is due to the client and its socket has not taken, in bytes."""
+        return self._held + self.transport.get_write_buffer_size() if self.lagging else 0
+
+    @property
+    def backlog_age(self) -> float:
+        """Seconds since the oldest frame was due that the socket has not taken."""
+        return self._sweep.time() - self._portion_due if self.lagging else 0.0
+
+    @property
+    def backlog_deadline(self) -> float:
+        """When the bound of age is passed, unless the socket takes something."""
+        return self._portion_due + self._bounds.max_backlog_age if self.lagging else inf
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a new socket."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        # Pause at the first byte that the kernel doesn't take: what waits is ours to bound.
+        self.transport.set_write_buffer_limits(high=0)
+
+    def _start_writing(self) -> None:
+        self.write = self.transport.write
+
+    def _stop_writing(self) -> None:
+        """Write nothing more, except what waits already."""
+        self.write = _write_nothing
+
+    def pause_writing(self) -> None:
+        """The socket takes no more. Called by the transport from within a write."""
+        self.lagging = True
+        self._lag(self._sweep.time())
+        if self.write is not _write_nothing:
+            self.write = self._hold
+            self._check_bytes(self.transport.get_write_buffer_size())
+
+    def _lag(self, due: float) -> None:
+        """Note since when the socket owes us something."""
+        self._portion_due = due
+        self._sweep.hasten(self, self.backlog_deadline)
+
+    def resume_writing(self) -> None:
+        """The socket has taken what it had: hand it the backlog, a portion at a time, until it pauses again."""
+        self.lagging = False
+        while self._backlog:
+            if self._hand_over_portion(self._backlog):
+                return
+        self._backlog = None
+        self._most = self._bounds.max_backlog
+        if self.write is not _write_nothing:
+            self.write = self.transport.write
+
+    def _hand_over_portion(self, backlog: deque[tuple[float, bytes]]) -> bool:
+        """Write the oldest frames of the backlog; return whether the socket paused."""
+        due, size = backlog[0][0], 0
+        frames: list[bytes] = []
+        portion = self._bounds.portion
+        while backlog and (not frames or size + len(backlog[0][1]) <= portion):
+            frame = backlog.popleft()[1]
+            frames.append(frame)
+            size += len(frame)
+        self._held -= size
+        self.transport.write(b"".join(frames))
+        if self.lagging:
+            self._lag(due)
+        return self.lagging
+
+    def _hold(self, data: bytes) -> None:
+        """Keep frames until the socket takes them."""
+        if self._backlog is None:
+            self._backlog = deque()
+        self._backlog.append((self._sweep.time(), data))
+        self._held += len(data)
+        self._check_bytes(len(data))
+
+    def _check_bytes(self, longest: int) -> None:
+        """Give up if too much waits.
+
+        Args:
+            longest: bytes of what was written last. Whatever is longer than the bound is a single message.
+        """
+        if longest > self._bounds.max_backlog:
+            self._most = max(self._most, LARGE_MESSAGES * longest)
+        if self.backlog_bytes > self._most:
+            self._give_up("bytes")
+
+    def _drop_backlog(self) -> None:
+        self._backlog = None
+        self._held = 0
+
+    def _give_up(self, bound: str) -> None:
+        """End the connection: it has passed a bound, ``bytes`` or ``age``."""
+        raise NotImplementedError
+
+    def visit(self, now: float) -> float:
+        """Act on the deadlines that have passed; return the time of the next one. Called by the sweep."""
+        raise NotImplementedError

@@ -1,0 +1,416 @@
+"""One message to many connections: one joined write per connection per pass.
+
+The theory. What a turn of the event loop brings is kept as a log of *runs*: consecutive frames for the same recipients,
+in Redis's order. When the turn is over, the log is written out in *passes*: each connection gets all of a pass that is
+due to it in one write, which is one system call, or in several if it is more than a `PORTION`. Under light load that is
+one write per message, sent at once; under heavy load passes bring more, and the cost per delivery falls by itself.
+There is no timer.
+
+Who is due what. A pass of one topic, the common case, is due to all who listen to it: one buffer for all. For a pass of
+several topics, the topics are walked over their listeners (topics x listeners, never messages x listeners), which tells
+for each connection which of them it is due. Connections that are due the same topics are a *share*: they get the same
+bytes, joined once, when the share's turn comes.
+
+What is bounded, whatever comes:
+
+- the bytes that a connection is handed at a time, by a portion, or by one message if that is longer. What a slow
+  socket doesn't take is kept behind the connection's ``write``, by reference, and counted there (`wsd.clients.writer`);
+- the time before the loop turns again, by `SLICE`: sorting and writing are one generator, which is left when the time
+  is up and taken up again at the next turn. What comes meanwhile is added to the log, so order is kept, and a fan-out
+  that falls behind joins more frames per write;
+- the log, and with it a pass, by `MAX_WAITING`: past it the source is held, and what Redis has more waits in its
+  socket.
+
+Like the library's ``broadcast()`` it is synchronous, skips what isn't open, never raises and knows no backpressure:
+what happens to a connection that can't keep up is decided behind its ``write``.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, chain, islice
+from operator import attrgetter
+from time import perf_counter
+
+from wsd.delivery.topics import Listener, Topic, TopicTable
+from wsd.logs import BoundedLogger
+from wsd.metrics import Metrics
+from wsd.protocol.frames import text_frame
+from wsd.protocol.messages import gap
+from wsd.protocol.payload import embed
+
+__all__ = ["PORTION", "Bounds", "Fanout"]
+
+PORTION = 65_536
+"""Bytes handed to a socket at a time, unless a single message is longer. Twice as much saves a tenth of the CPU of a
+burst (60 ns a delivery), but a write takes twice as long, and so does whatever waits for it."""
+
+SLICE = 0.002
+"""Seconds of sorting and writing before the loop gets a turn."""
+
+STEP = 64
+"""Writes between two looks at the clock, 0.3 ms."""
+
+WRITE_BYTES = 8192
+"""Bytes that take as long as a write: the kernel copies about 2 GB a second."""
+
+SORT_STEP = 2048
+"""Listeners that are sorted between two looks, 0.2 ms."""
+
+MAX_WAITING = 8_388_608
+"""Bytes of the log at which the source is held: 50,000 messages of 150 bytes, which a burst may well bring. A log of 1
+MiB would have nothing to join for 10,000 topics of one listener each: half as many deliveries, for twice the CPU."""
+
+LARGE = 4
+"""A message longer than ``max_backlog`` divided by this is worth a warning: a client that still reads the last one, and
+the one before it, is nearly cut off."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What may wait for a client."""
+
+    max_backlog: int  # bytes
+    max_backlog_age: float  # seconds
+
+    @property
+    def portion(self) -> int:
+        """Bytes that are handed to a socket at a time; what is longer is a single message."""
+        return min(PORTION, self.max_backlog)
+
+
+class _Told:
+    """The recipients of a gap notice: those who listened to a topic at a time, and still do."""
+
+    __slots__ = ("_then", "_topic")
+
+    def __init__(self, topic: Topic) -> None:
+        self._topic = topic
+        self._then = tuple(topic.listeners)
+
+    @property
+    def listeners(self) -> dict[Listener, None]:
+        """Who they are now."""
+        return {each: None for each in self._then if each in self._topic.listeners}
+
+
+class _Run:
+    """Consecutive frames for the same recipients."""
+
+    __slots__ = ("frames", "place", "source")
+
+    def __init__(self, source: Topic | _Told, frame: bytes) -> None:
+        self.source = source  # knows who listens; whoever does when the pass begins is a recipient
+        self.frames = [frame]
+        self.place = 0  # in its pass, once that is begun
+
+
+_PLACE = attrgetter("place")
+
+
+_Share = tuple[list[Listener], list[list[_Run]]]
+"""Connections that are due the same of a pass, and what: the runs of each source."""
+
+
+class Fanout:
+    """Collects what a turn of the loop brings and writes it out when the turn is over.
+
+    Args:
+        topics: who listens.
+        metrics: counts.
+        bounds: of what may wait for a client.
+        call_soon: runs a function at the loop's next turn: the loop's ``call_soon``.
+        hold: called with True when the log is full, and with False when there is room again: the source should bring
+            nothing meanwhile.
+    """
+
+    def __init__(
+        self,
+        topics: TopicTable,
+        metrics: Metrics,
+        bounds: Bounds,
+        call_soon: Callable[[Callable[[], None]], object],
+        hold: Callable[[bool], object] = lambda full: None,
+    ) -> None:
+        self._topics = topics
+        self._metrics = metrics
+        self._large = bounds.max_backlog // LARGE  # bytes of a message that is worth a warning
+        self._portion = bounds.portion  # bytes that a connection is handed at a time, unless one message is longer
+        self._call_soon = call_soon
+        self._hold = hold
+        self._holding = False  # whether the source is held
+        self._log: list[_Run] = []  # what is in no pass yet, in order
+        self._waiting = 0  # bytes of it
+        self._scheduled = False  # whether a turn is
+        self._work: Iterator[None] | None = None  # sorts and writes, in steps; None when nothing is begun
+        self._sorting = False  # whether it is not known yet what the pass in progress owes to whom
+        self._shares: deque[_Share] = deque()  # of the pass in progress, without those that are written
+        self._parts: list[list[bytes]] = []  # of the first share, its frames in portions; empty until its turn has come
+        self._given = 0  # how many of them all connections of the share have been handed
+        self._written = 0  # how many connections have been handed the next one
+        self._places: dict[Listener, int] | None = None  # of those connections; made when needed
+        self._owed: dict[Listener, _Share] | None = None  # the shares of those not settled with; made when needed
+        self._bugs = BoundedLogger(logger)
+        self._notes = BoundedLogger(logger, rate=1 / 60)
+
+    def publish(self, channel: bytes, payload: bytes) -> None:
+        """Take a message from Redis. Called by the link, at the end of a chain that begins in `wsd.redis.wire`."""
+        self._metrics.messages += 1
+        topic = self._topics.channels.get(channel)
+        if topic is None or not topic.listeners:
+            return  # unsubscribed a moment ago, or the first listener's reply is on its way
+        frame = text_frame(embed(topic.head, payload))
+        size = len(frame)
+        if size > self._large:
+            self._note_large(channel, size)
+        log = self._log
+        if log and log[-1].source is topic:
+            log[-1].frames.append(frame)
+            self._waiting += size
+            if self._waiting > MAX_WAITING:
+                self._hold_source(True)
+        else:
+            self._append(_Run(topic, frame), size)
+
+    def announce_gap(self, channel: bytes) -> None:
+        """Tell those who listen to a channel now that messages may have been missed, before the next one."""
+        topic = self._topics.channels.get(channel)
+        if topic is not None and topic.listeners:
+            frame = text_frame(gap(topic.name))
+            # Whoever begins to listen later has missed nothing.
+            self._append(_Run(_Told(topic), frame), len(frame))
+
+    def settle(self, connection: Listener) -> None:
+        """Write what a pass in progress owes to a connection now, ahead of its turn: it is about to leave a topic."""
+        while self._sorting and self._work is not None:
+            next(self._work, None)
+        if not self._shares:
+            return
+        if self._owed is None:
+            self._owed = {each: share for share in self._shares for each in share[0]}
+        share = self._owed.pop(connection, None)
+        if share is None:
+            return
+        if share is not self._shares[0] or not self._parts:
+            parts = _cut(share[1], self._portion)
+        else:
+            if self._places is None:
+                self._places = {each: place for place, each in enumerate(share[0])}
+            parts = self._parts[self._given + (self._places[connection] < self._written) :]
+        for part in parts:
+            self._write([connection], _join(part))
+
+    def _append(self, run: _Run, size: int) -> None:
+        self._log.append(run)
+        self._waiting += size
+        if self._waiting > MAX_WAITING:
+            self._hold_source(True)
+        if not self._scheduled:
+            self._schedule()
+
+    def _hold_source(self, hold: bool) -> None:
+        if hold is not self._holding:
+            self._holding = hold
+            self._hold(hold)
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Work for a slice of time."""
+        self._scheduled = False
+        deadline = perf_counter() + SLICE
+        try:
+            if self._work is None:
+                if self._write_little(deadline - SLICE):
+                    return
+                self._work = self._steps()
+            for _ in self._work:
+                if perf_counter() >= deadline:
+                    self._schedule()
+                    return
+        except Exception:
+            # A bug. What the pass still owed is lost; the next one is served.
+            self._note_bug("a pass failed")
+            self._shares.clear()
+            self._parts, self._owed, self._sorting = [], None, False
+        self._work = None
+        if self._log:
+            self._schedule()
+
+    def _write_little(self, started: float) -> bool:
+        """Write all there is, if that is one run for a few: the usual case under light load. Saves 1 µs of 2."""
+        if len(self._log) > 1 or self._waiting > self._portion:
+            return False
+        run = self._log[0]
+        connections = list(run.source.listeners)
+        if len(connections) > STEP:
+            return False
+        self._take()
+        self._count(run)
+        self._write(connections, _join(run.frames))
+        self._metrics.pass_seconds.observe(perf_counter() - started)
+        return True
+
+    def _steps(self) -> Iterator[None]:
+        """All that there is to do for a pass, in steps of some 0.1 ms."""
+        started = perf_counter()
+        self._sorting = True
+        yield from self._sort(self._take())
+        self._sorting = False
+        shares, since = self._shares, 0  # since the last look at the clock, in writes
+        while shares:
+            connections, sources = shares[0]
+            parts = _cut(sources, self._portion)
+            if len(connections) == 1 and len(parts) == 1 and self._owed is None:
+                # A topic of one's own, for example. Half of the work below would be in vain.
+                shares.popleft()
+                data = _join(parts[0])
+                self._write(connections, data)
+                since += 1 + len(data) // WRITE_BYTES
+            else:
+                self._parts, self._places = parts, None
+                for self._given, part in enumerate(parts):
+                    data = _join(part)
+                    self._written = 0
+                    cost = 1 + len(data) // WRITE_BYTES
+                    while self._written < len(connections):
+                        if since >= STEP:
+                            since = 0
+                            yield
+                        step = max((STEP - since) // cost, 1)
+                        batch = connections[self._written : self._written + step]
+                        self._written += step
+                        since += cost * len(batch)
+                        if self._owed is not None:  # without those that it was settled with
+                            batch = [each for each in batch if each in self._owed]
+                        self._write(batch, data)
+                shares.popleft()
+                self._parts = []
+                if self._owed is not None:
+                    for each in connections:
+                        self._owed.pop(each, None)
+            if since >= STEP and shares:
+                since = 0
+                yield
+        self._owed = None
+        self._metrics.pass_seconds.observe(perf_counter() - started)
+
+    def _take(self) -> list[_Run]:
+        """Take what waits for a pass."""
+        runs, self._log, self._waiting = self._log, [], 0
+        self._hold_source(False)
+        return runs
+
+    def _sort(self, runs: list[_Run]) -> Iterator[None]:
+        """Find out what a pass owes to whom.
+
+        A source is known by the place of its first run.
+        """
+        firsts: dict[Topic | _Told, int] = {}
+        sources: dict[int, list[_Run]] = {}  # the runs of each source
+        for place, run in enumerate(runs):
+            run.place = place
+            self._count(run)
+            first = firsts.setdefault(run.source, place)
+            if first == place:
+                sources[place] = [run]
+            else:
+                sources[first].append(run)
+            if place % SORT_STEP == SORT_STEP - 1:
+                yield
+        if len(sources) == 1:
+            self._shares.append((list(runs[0].source.listeners), [runs]))
+            return
+        wanted: defaultdict[Listener, list[int]] = defaultdict(list)  # the sources that each connection is due
+        since = 0  # connections since the last look at the clock
+        for source, first in firsts.items():
+            listeners = source.listeners
+            since += len(listeners)
+            if since < SORT_STEP:
+                for each in listeners:
+                    wanted[each].append(first)
+                continue
+            since = 0
+            remaining = iter(list(listeners))
+            for _ in range(0, len(listeners), SORT_STEP):
+                for each in islice(remaining, SORT_STEP):
+                    wanted[each].append(first)
+                yield
+        found: dict[int | tuple[int, ...], list[Listener]] = {}  # those that are due the same sources
+        for each, due in wanted.items():
+            key = due[0] if len(due) == 1 else tuple(due)
+            same = found.get(key)
+            if same is None:
+                found[key] = same = [each]
+                self._shares.append((same, [sources[first] for first in due]))
+            else:
+                same.append(each)
+            since += 1
+            if since >= SORT_STEP:
+                since = 0
+                yield
+
+    def _count(self, run: _Run) -> None:
+        if isinstance(run.source, Topic):
+            self._metrics.deliveries += len(run.frames) * len(run.source.listeners)
+        else:
+            self._metrics.gap_notices += len(run.source.listeners)
+
+    def _write(self, connections: list[Listener], data: bytes) -> None:
+        """Write to some connections, whatever becomes of one of them."""
+        self._metrics.writes += len(connections)
+        self._metrics.bytes_out += len(connections) * len(data)
+        remaining = iter(connections)
+        while True:
+            try:
+                for connection in remaining:
+                    connection.write(data)
+                return
+            except Exception:
+                # A transport that is closing takes what is written without a word, so this is a bug. The iterator is
+                # past it, so the others are served.
+                self._note_bug("a write failed")
+
+    def _note_large(self, channel: bytes, size: int) -> None:
+        self._metrics.large_messages += 1
+        self._notes.warning(
+            "large message",
+            "a message of %d bytes came on channel %a, longer than a quarter of max_backlog: clients that are a few"
+            " such messages behind are closed with 4008. Set max_backlog to %d or more, or publish shorter messages",
+            *(size, channel, 10 * size),
+        )
+
+    def _note_bug(self, what: str) -> None:
+        self._metrics.internal_errors += 1
+        self._bugs.exception(what, "%s, which is a bug; the others are served", what)
+
+
+def _cut(sources: list[list[_Run]], portion: int) -> list[list[bytes]]:
+    """The frames of some sources, in Redis's order, in parts of so many bytes, or of one frame that is longer.
+
+    No loop here is in Python: 40,000 frames take 3 ms.
+    """
+    runs = sources[0] if len(sources) == 1 else sorted(chain.from_iterable(sources), key=_PLACE)
+    frames = runs[0].frames if len(runs) == 1 else list(chain.from_iterable([run.frames for run in runs]))
+    if len(frames) == 1 or sum(map(len, frames)) <= portion:
+        return [frames]
+    ends = list(accumulate(map(len, frames)))
+    parts: list[list[bytes]] = []
+    begin, before = 0, 0
+    while begin < len(frames):
+        end = max(bisect_right(ends, before + portion, begin), begin + 1)
+        parts.append(frames[begin:end])
+        begin, before = end, ends[end - 1]
+    return parts
+
+
+def _join(frames: list[bytes]) -> bytes:
+    return frames[0] if len(frames) == 1 else b"".join(frames)

@@ -1,0 +1,143 @@
+"""Who listens to what.
+
+A connection that wants a topic first waits for it, because Redis has yet to confirm the channel, and then listens to
+it. The table tells the side of Redis about the first that is interested in a channel and the last that leaves, and
+tells those who wait what Redis answered.
+
+It knows nothing of sockets: a listener is anything that can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from wsd.protocol.messages import message_head
+
+__all__ = ["Listener", "Topic", "TopicTable"]
+
+
+class Listener(Protocol):
+    """Someone interested in topics."""
+
+    def write(self, data: bytes, /) -> object:
+        """Send frames. Never raises and never waits."""
+
+    def topic_confirmed(self, topic: str) -> None:
+        """Redis has confirmed the channel of a topic that this listener waits for."""
+
+    def topic_refused(self, topic: str, reason: str) -> None:
+        """Redis refuses a topic: one that this listener waited for, and is off already, or one that it stays on."""
+
+
+class Topic:
+    """A topic that somebody is interested in."""
+
+    __slots__ = ("channel", "confirmed", "head", "listeners", "name", "refusal", "waiters")
+
+    def __init__(self, name: str, channel: bytes) -> None:
+        self.name = name
+        self.channel = channel
+        self.head = message_head(name)  # its messages up to the snapshot, built once
+        self.confirmed = False  # whether Redis delivers the channel now, as far as we know
+        self.refusal = ""  # why Redis refuses the channel, since it was last confirmed
+        # Dictionaries for their order: those who came first are served first, and every run is alike.
+        self.waiters: dict[Listener, None] = {}
+        self.listeners: dict[Listener, None] = {}
+
+
+class TopicTable:
+    """All topics of a worker, by name and by channel.
+
+    Args:
+        prefix: what stands before a topic's name in its channel's.
+        subscribe: called with a channel when the first becomes interested in it; returns whether Redis has it
+            confirmed already.
+        unsubscribe: called with a channel when the last one has left it.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        subscribe: Callable[[bytes], bool],
+        unsubscribe: Callable[[bytes], None],
+    ) -> None:
+        self._prefix = prefix
+        self._subscribe = subscribe
+        self._unsubscribe = unsubscribe
+        self._topics: dict[str, Topic] = {}
+        self.channels: dict[bytes, Topic] = {}  # read by the fan-out, for every message
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def wait(self, name: str, listener: Listener) -> bool:
+        """Make a listener wait for a topic.
+
+        Returns:
+            Whether the topic is confirmed already; then :meth:`Listener.topic_confirmed` won't be called.
+        """
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = Topic(name, (self._prefix + name).encode())
+            self.channels[topic.channel] = topic
+            topic.confirmed = self._subscribe(topic.channel)
+        topic.waiters[listener] = None
+        return topic.confirmed
+
+    def refusal(self, name: str) -> str:
+        """Why Redis refuses a topic that others listen to, as far as we know now; ``""`` if it doesn't."""
+        topic = self._topics.get(name)
+        return "" if topic is None else topic.refusal
+
+    def listen(self, name: str, listener: Listener) -> None:
+        """Deliver a topic from now on to someone who waits for it."""
+        topic = self._topics[name]
+        topic.waiters.pop(listener, None)
+        topic.listeners[listener] = None
+
+    def leave(self, name: str, listener: Listener) -> None:
+        """Take a listener off a topic, whether it waits or listens; fine if it does neither."""
+        topic = self._topics.get(name)
+        if topic is None:
+            return
+        topic.waiters.pop(listener, None)
+        topic.listeners.pop(listener, None)
+        if not topic.waiters and not topic.listeners:
+            del self._topics[name]
+            del self.channels[topic.channel]
+            self._unsubscribe(topic.channel)
+
+    def confirm(self, channel: bytes) -> None:
+        """Redis delivers a channel from now on: tell those who wait for it."""
+        topic = self.channels.get(channel)
+        if topic is None:
+            return
+        topic.confirmed = True
+        topic.refusal = ""
+        for waiter in list(topic.waiters):
+            if waiter in topic.waiters:  # another's answer may have taken it off
+                waiter.topic_confirmed(topic.name)
+
+    def refuse(self, channel: bytes, reason: str) -> None:
+        """Redis refuses a channel: tell those who wait for it, and take them off; tell those who listen, who stay.
+
+        The channel is tried again as long as somebody listens. Those who listen are told once, until it is confirmed.
+        """
+        topic = self.channels.get(channel)
+        if topic is None:
+            return
+        news, topic.refusal, topic.confirmed = not topic.refusal, reason, False
+        for waiter in list(topic.waiters):
+            if waiter in topic.waiters:
+                self.leave(topic.name, waiter)
+                waiter.topic_refused(topic.name, reason)
+        for listener in list(topic.listeners) if news else ():
+            if listener in topic.listeners:  # another's answer may have taken it off
+                listener.topic_refused(topic.name, reason)
+
+    def unconfirm(self, channels: Iterable[bytes]) -> None:
+        """These channels aren't delivered until they are confirmed again."""
+        for channel in channels:
+            if (topic := self.channels.get(channel)) is not None:
+                topic.confirmed = False

@@ -1,0 +1,1 @@
+"""The words and bytes of the client protocol, without state."""
