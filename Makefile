@@ -54,7 +54,7 @@ bench-micro: $(VENV)/installed ## measure what single steps cost: make bench-mic
 	$(BIN)/python -m bench.micro $(ARGS)
 
 bench-locust: $(VENV)/installed ## Locust's web page on port 8089, with a Redis and a wsd of its own
-	$(BIN)/locust -f bench/locustfile.py --wsd-own $(ARGS)
+	$(BIN)/locust -f bench/locust/locustfile.py --wsd-own $(ARGS)
 
 # A shim of pyenv may be on PATH without a Python behind it, so each candidate is asked.
 test-all: ## run the tests on CPython 3.11, 3.12 and 3.13, where present

@@ -16,6 +16,6 @@
 ``plots``       SVG
 ``sizing``      from a result to the cores and the memory of a fleet
 ``report``      one HTML page of a result; ``compare`` sets two side by side
-``locustfile``  the same generator behind Locust's front
+``locust``      the same generator behind Locust's front
 ==============  ==========================================================================================
 """

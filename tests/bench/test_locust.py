@@ -27,6 +27,7 @@ from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
 pytestmark = pytest.mark.skipif(find_spec("locust") is None, reason="needs the extra bench")
 
 
+FILE = ROOT / "bench" / "locust" / "locustfile.py"
 KEY = "a secret that is long enough for HS256, and nobody's"
 CONNECTIONS = 40
 TOPICS = 4
@@ -38,7 +39,14 @@ class Locust:
     """``locust`` with the suite's file."""
 
     def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "locust", "-f", str(ROOT / "bench" / "locustfile.py"), *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            str(ROOT / "bench" / "locust" / "locustfile.py"),
+            *map(str, arguments),
+        ]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -1,6 +1,6 @@
 """What every process that runs users has: their shards, their numbers, and the wire to the conductor.
 
-A Locust that runs alone, and each worker of a distributed one, has one :class:`Node`; ``locust_conductor`` is its other
+A Locust that runs alone, and each worker of a distributed one, has one :class:`Node`; ``conductor`` is its other
 end, and its docstring has the messages between the two. In a Locust that runs alone the messages are calls.
 """
 
@@ -22,8 +22,8 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import WorkerRunner
 
-from bench.locust_options import OptionError, Options
-from bench.locust_stats import Change, Second
+from bench.locust.options import OptionError, Options
+from bench.locust.stats import Change, Second
 from bench.machine import cpu_seconds, memory_bytes
 from bench.run import GENERATOR_LIMIT
 

@@ -10,11 +10,11 @@ from flask import Blueprint, Response, jsonify, request
 from locust.env import Environment
 from locust.web import WebUI
 
-from bench.locust_conductor import Conductor
+from bench.locust.conductor import Conductor
 
 __all__ = ["add_page"]
 
-PAGE = Path(__file__).with_name("locust_page.html")
+PAGE = Path(__file__).with_name("page.html")
 
 UNRIPE = 4
 """Seconds before now that aren't shown yet: workers report every 3 seconds, and a second is shown once all have."""

@@ -1,9 +1,9 @@
-"""The suite's generator behind Locust's front: see README.md in this folder.
+"""The suite's generator behind Locust's front: see README.md in the folder above.
 
 A Locust user isn't one client here but a shard of many: a greenlet per socket and a frame parser in Python end at tens
 of thousands of deliveries a second, and wsd does millions. Each user has a process (``shard``) with the sockets; it
 talks to it over a pipe, once a second, and puts what the shard counted into Locust's statistics in bulk
-(``locust_stats``).
+(``stats``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 
 # Locust imports this file by its path, from wherever it was started.
-if (ROOT := str(Path(__file__).resolve().parent.parent)) not in sys.path:
+if (ROOT := str(Path(__file__).resolve().parents[2])) not in sys.path:
     sys.path.insert(0, ROOT)
 
 from collections import Counter
@@ -29,13 +29,13 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from bench.control import GeneratorError, Shard
 from bench.histogram import Histogram
-from bench.locust_conductor import Conductor
-from bench.locust_node import Node
-from bench.locust_options import add_options, subscriptions
-from bench.locust_page import add_page
-from bench.locust_shapes import Shape, Soak, Steps, Storm
-from bench.locust_stats import NOT_SUBSCRIBED, Change, Watch, record
-from bench.locust_tables import install
+from bench.locust.conductor import Conductor
+from bench.locust.node import Node
+from bench.locust.options import add_options, subscriptions
+from bench.locust.page import add_page
+from bench.locust.shapes import Shape, Soak, Steps, Storm
+from bench.locust.stats import NOT_SUBSCRIBED, Change, Watch, record
+from bench.locust.tables import install
 from bench.shard import Plan
 
 __all__ = ["Churner", "Listener", "SlowReader", "Soak", "Steps", "Storm"]

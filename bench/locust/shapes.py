@@ -14,7 +14,7 @@ from typing import Any
 
 from locust import LoadTestShape
 
-from bench.locust_conductor import Conductor
+from bench.locust.conductor import Conductor
 
 __all__ = ["Soak", "Steps", "Storm"]
 

@@ -45,9 +45,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.control import GeneratorError, Publisher
 from bench.histogram import Histogram
-from bench.locust_node import clock
-from bench.locust_options import OptionError, Options
-from bench.locust_stats import Second, Timeline
+from bench.locust.node import clock
+from bench.locust.options import OptionError, Options
+from bench.locust.stats import Second, Timeline
 from bench.machine import cpu_seconds
 from bench.publisher import Order
 from bench.run import GENERATOR_LIMIT
