@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Passed on by `make run` and `make test`: make run ARGS="--port 3100"
 ARGS ?=
+# Processes that run tests at the same time.
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -23,7 +25,7 @@ test: $(VENV)/installed ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-unit: $(VENV)/installed ## run the tests that need no process and no socket
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) tests/unit $(ARGS)
 
 lint: $(VENV)/installed ## look for mistakes and for lines that are formatted otherwise
 	$(BIN)/ruff check

@@ -6,11 +6,19 @@ import asyncio
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 from tests.lib.servers import Daemon, RedisServer
+
+# A machine that is busy takes any time for an example. `make test` tries the same examples each time, a few; who looks
+# for what nobody has found asks for many, and for others each time: make test ARGS=--hypothesis-profile=thorough
+settings.register_profile("wsd", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("wsd")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -18,14 +26,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test that is a coroutine function on an event loop of its own, the one that the daemon uses."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    loop_factory = cast(Callable[[], asyncio.AbstractEventLoop], pyfuncitem.funcargs["loop_factory"])
     problems: list[dict[str, object]] = []
 
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
         await pyfuncitem.obj(**arguments)
 
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner = asyncio.Runner(loop_factory=loop_factory)
     try:
         runner.run(watched())
     except BaseException:
@@ -37,6 +46,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     runner.close()
     assert not problems, f"the loop caught exceptions: {problems}"
     return True
+
+
+@pytest.fixture(autouse=True)
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Makes the event loop of a test that is a coroutine function. A lane may have one of its own."""
+    return uvloop.new_event_loop
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def private_pem(key: Any) -> str:
     return pem.decode()
 
 
-P256 = ec.generate_private_key(ec.SECP256R1())
+P256 = ec.derive_private_key(2**200 + 1, ec.SECP256R1())  # always the same, because it names tests
 ED25519 = ed25519.Ed25519PrivateKey.generate()
 RSA = rsa.generate_private_key(65537, 2048)
 SHORT_RSA = rsa.generate_private_key(65537, 1024)

@@ -55,8 +55,9 @@ def test_the_stronger_source_wins(tmp_path: Path) -> None:
         assert load(flags, environ=environ).max_topics == (count or 128)
 
 
-def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
-    file = tmp_path / "wsd.toml"
+def test_all_mistakes_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # because a long path is shown in part only
+    file = Path("wsd.toml")
     file.write_text("prot = 1\nport = 70000")
     lines = mistakes({"hots": "x"}, {"WSD_AUTH_TIMEOUT": "0", "WSD_LOG_LEVELS": "x"}, file)
     assert lines == [
@@ -187,8 +188,9 @@ def test_a_file_that_is_missing_is_one_mistake(tmp_path: Path) -> None:
     assert "config: can't read 'a\\x00b'" in mistake(config="a\0b")
 
 
-def test_a_file_that_is_not_toml_is_one_mistake_with_its_place(tmp_path: Path) -> None:
-    file = tmp_path / "wsd.toml"
+def test_a_file_that_is_not_toml_is_one_mistake_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # because a long path is shown in part only
+    file = Path("wsd.toml")
     file.write_text("port = 1\nhost = = 3")
     line = mistake(config=file)
     assert line.startswith(f"config: '{file}' is not TOML: ")
@@ -201,8 +203,9 @@ def test_a_file_that_is_not_toml_is_one_mistake_with_its_place(tmp_path: Path) -
     assert mistake(config=file) == f"config: '{file}' is not TOML: Cannot overwrite a value (at line 2, column 9)"
 
 
-def test_a_table_in_the_file_is_a_mistake(tmp_path: Path) -> None:
-    file = tmp_path / "wsd.toml"
+def test_a_table_in_the_file_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # because a long path is shown in part only
+    file = Path("wsd.toml")
     file.write_text("auth = 'none'\n[redis]\nurl = 'x'\n[port]\nclients = 1")
     assert mistakes(config=file) == [
         f"redis in '{file}': no such setting; did you mean redis_url?",

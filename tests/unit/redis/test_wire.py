@@ -11,13 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.lib.servers import RedisServer
 from wsd.errors import LinkError
 from wsd.logs import BoundedLogger
 from wsd.redis import wire as wire_module
-from wsd.redis.address import parse_address
 from wsd.redis.slots import key_slot
-from wsd.redis.wire import CLASSIC, SHARDED, Dialect, Wire, connect
+from wsd.redis.wire import CLASSIC, SHARDED, Dialect, Wire
 
 
 class Transport:
@@ -134,28 +132,6 @@ async def test_a_question_fails_with_the_connection() -> None:
     played.wire.connection_lost(None)
     with pytest.raises(LinkError, match="Redis closed the connection"):
         await question
-
-
-async def test_a_server_that_never_answers_is_given_up() -> None:
-    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(mute, "127.0.0.1") as server:
-        address = parse_address(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        with pytest.raises(LinkError, match=r"no answer to HELLO within 0\.1 s"):
-            await connect(address, lambda: Wire(CLASSIC, lambda *args: None, lambda *args: None), 0.1)
-
-
-async def test_a_real_redis_says_what_it_is(redis: RedisServer) -> None:
-    wire, server = await connect(
-        parse_address(redis.url), lambda: Wire(CLASSIC, lambda *args: None, lambda *args: None), 5.0
-    )
-    assert server["role"] == "master"
-    assert server["mode"] == "standalone"
-    assert await wire.ask("ECHO", "x") == b"x"
-    wire.fail("done")
-    assert await wire.closed == "done"
 
 
 # A burst.

@@ -27,6 +27,26 @@ async def get_in(address: Address | str, patience: float = 5.0) -> Wire:
     return wire
 
 
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(mute, "127.0.0.1") as server:
+        address = parse_address(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(LinkError, match=r"no answer to HELLO within 0\.1 s"):
+            await connect(address, make_wire, 0.1)
+
+
+async def test_a_real_redis_says_what_it_is(redis: RedisServer) -> None:
+    wire, server = await connect(parse_address(redis.url), make_wire, 5.0)
+    assert server["role"] == "master"
+    assert server["mode"] == "standalone"
+    assert await wire.ask("ECHO", "x") == b"x"
+    wire.fail("done")
+    assert await wire.closed == "done"
+
+
 # Users.
 
 

@@ -16,7 +16,7 @@ import uvloop
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.redis.test_sentinel import bulk
+from tests.whole.redis.test_sentinel import bulk
 from wsd.cli import main
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
