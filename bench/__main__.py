@@ -13,17 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.compare import compare
-from bench.control import GeneratorError
-from bench.goals import evaluate
-from bench.machine import describe
+from bench.load.control import GeneratorError
+from bench.measure.machine import describe
+from bench.measure.run import Cores, Result
 from bench.names import nearest
-from bench.report import headline, render
-from bench.run import Cores, Result
-from bench.saved import UnusableFile, load, save
-from bench.scenarios import SUITES, Cell, in_turn
-from bench.servers import SERVERS, ServerError
-from bench.sizing import table
+from bench.report.compare import compare
+from bench.report.page import headline, render
+from bench.report.saved import UnusableFile, load, save
+from bench.report.sizing import table
+from bench.rows.goals import evaluate
+from bench.rows.scenarios import SUITES, Cell, in_turn
+from bench.servers.catalogue import SERVERS
+from bench.servers.process import ServerError
 
 RESULTS = Path(__file__).parent / "results"
 

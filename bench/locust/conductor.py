@@ -43,15 +43,16 @@ from locust.rpc import Message
 from locust.runners import MasterRunner
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.control import GeneratorError, Publisher
-from bench.histogram import Histogram
+from bench.load.control import GeneratorError, Publisher
+from bench.load.histogram import Histogram
+from bench.load.publisher import Order
 from bench.locust.node import clock
 from bench.locust.options import OptionError, Options
 from bench.locust.stats import Second, Timeline
-from bench.machine import cpu_seconds
-from bench.publisher import Order
-from bench.run import GENERATOR_LIMIT
-from bench.servers import RedisServer, ServerError, WsdServer
+from bench.measure.machine import cpu_seconds
+from bench.measure.run import GENERATOR_LIMIT
+from bench.servers.process import RedisServer, ServerError
+from bench.servers.wsd import WsdServer
 
 __all__ = ["Conductor"]
 

@@ -27,8 +27,9 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from bench.control import GeneratorError, Shard
-from bench.histogram import Histogram
+from bench.load.control import GeneratorError, Shard
+from bench.load.histogram import Histogram
+from bench.load.shard import Plan
 from bench.locust.conductor import Conductor
 from bench.locust.node import Node
 from bench.locust.options import add_options, subscriptions
@@ -36,7 +37,6 @@ from bench.locust.page import add_page
 from bench.locust.shapes import Shape, Soak, Steps, Storm
 from bench.locust.stats import NOT_SUBSCRIBED, Change, Watch, record
 from bench.locust.tables import install
-from bench.shard import Plan
 
 __all__ = ["Churner", "Listener", "SlowReader", "Soak", "Steps", "Storm"]
 

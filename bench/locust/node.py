@@ -24,8 +24,8 @@ from locust.runners import WorkerRunner
 
 from bench.locust.options import OptionError, Options
 from bench.locust.stats import Change, Second
-from bench.machine import cpu_seconds, memory_bytes
-from bench.run import GENERATOR_LIMIT
+from bench.measure.machine import cpu_seconds, memory_bytes
+from bench.measure.run import GENERATOR_LIMIT
 
 __all__ = ["Member", "Node", "Place", "clock"]
 

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from locust.argument_parser import LocustArgumentParser
 
-from bench.servers import KEY
-from bench.shard import Plan
-from bench.wire import MIN_SIZE
+from bench.load.shard import Plan
+from bench.load.wire import MIN_SIZE
+from bench.servers.server import KEY
 
 __all__ = ["KEY_VARIABLE", "SHAPES", "OptionError", "Options", "add_options"]
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from locust.stats import RequestStats, StatsEntry, StatsError, bucket_response_time
 
-from bench.histogram import Histogram, middle
+from bench.load.histogram import Histogram, middle
 
 __all__ = ["NOT_SUBSCRIBED", "Change", "Second", "Timeline", "Watch", "record"]
 

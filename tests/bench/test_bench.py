@@ -18,22 +18,25 @@ from typing import Any
 import pytest
 
 from bench.__main__ import main
-from bench.baselines.floor import accept_response, frame
-from bench.compare import compare
-from bench.control import GeneratorError, Publisher, Shard
-from bench.dialects import DIALECTS, Refused
-from bench.goals import Goal, evaluate
-from bench.histogram import Histogram
-from bench.plots import Axis, Series, bars, lines
-from bench.publisher import ENCODERS, Order
-from bench.report import headline, render
-from bench.run import Cores, Load, burst, fan_out, soak, storm, verdicts
-from bench.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
-from bench.scenarios import Cell, full, in_turn, quick
-from bench.servers import SERVERS, NaiveServer, RedisServer, WsdServer
-from bench.shard import Plan
-from bench.sizing import Model, table
-from bench.wire import MIN_SIZE, STAMP, client_frame, pad, payload, token
+from bench.load.control import GeneratorError, Publisher, Shard
+from bench.load.dialects import DIALECTS, Refused
+from bench.load.histogram import Histogram
+from bench.load.publisher import ENCODERS, Order
+from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
+from bench.load.shard import Plan
+from bench.load.wire import MIN_SIZE, STAMP, client_frame, pad, payload, token
+from bench.measure.run import Cores, Load, burst, fan_out, soak, storm, verdicts
+from bench.report.compare import compare
+from bench.report.page import headline, render
+from bench.report.plots import Axis, Series, bars, lines
+from bench.report.sizing import Model, table
+from bench.rows.goals import Goal, evaluate
+from bench.rows.scenarios import Cell, full, in_turn, quick
+from bench.servers.baselines import NaiveServer
+from bench.servers.catalogue import SERVERS
+from bench.servers.floor import accept_response, frame
+from bench.servers.process import RedisServer
+from bench.servers.wsd import WsdServer
 from tests.lib.servers import PATIENCE
 from tests.lib.servers import RedisServer as SharedRedis
 

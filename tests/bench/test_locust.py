@@ -20,7 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from bench.wire import pad, payload, topic_name
+from bench.load.wire import pad, payload, topic_name
 from tests import ROOT
 from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
 

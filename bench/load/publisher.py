@@ -1,6 +1,6 @@
 """Publishes at a fixed rate, whatever the server does: an open loop.
 
-Start it as ``python -m bench.publisher``; :class:`bench.control.Publisher` does. It reads one JSON object
+Start it as ``python -m bench.load.publisher``; :class:`bench.load.control.Publisher` does. It reads one JSON object
 (:class:`Order`), connects, says ``{"ready": true}``, publishes from the next line on until its time is over or a third
 line comes, and tells what it did.
 
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.histogram import Histogram
-from bench.wire import pad, payload, topic_name
+from bench.load.histogram import Histogram
+from bench.load.wire import pad, payload, topic_name
 
 __all__ = ["ENCODERS", "Order"]
 

@@ -25,11 +25,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.control import Publisher, Shard, Stops
-from bench.histogram import Histogram
-from bench.publisher import Order
-from bench.servers import KEY, RedisServer, Server
-from bench.shard import Plan
+from bench.load.control import Publisher, Shard, Stops
+from bench.load.histogram import Histogram
+from bench.load.publisher import Order
+from bench.load.shard import Plan
+from bench.servers.process import RedisServer
+from bench.servers.server import KEY, Server
 
 __all__ = ["GENERATOR_LIMIT", "Cores", "Load", "Result", "burst", "fan_out", "soak", "storm", "verdicts"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bench.wire import client_frame, topic_name
+from bench.load.wire import client_frame, topic_name
 
 __all__ = ["DIALECTS", "Refused", "Setup"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.run import Cores, Load, Result, burst, fan_out, soak, storm, verdicts
-from bench.servers import SERVERS
+from bench.measure.run import Cores, Load, Result, burst, fan_out, soak, storm, verdicts
+from bench.servers.catalogue import SERVERS
 
 __all__ = ["SUITES", "Cell", "full", "in_turn", "quick"]
 

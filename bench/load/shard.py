@@ -1,9 +1,9 @@
 """The generator: thousands of sockets in one process, on epoll, driven by JSON lines on its standard input.
 
-Start it as ``python -m bench.shard``; :class:`bench.control.Shard` does, and knows the commands. It is a process of
-its own, and no library's event loop, for one reason: it shares a machine with what it measures, and whatever it spends
-on a message is missing from what it can see. It also tells what it spent: above 85 % of its core its numbers are its
-own limits.
+Start it as ``python -m bench.load.shard``; :class:`bench.load.control.Shard` does, and knows the commands. It is a
+process of its own, and no library's event loop, for one reason: it shares a machine with what it measures, and whatever
+it spends on a message is missing from what it can see. It also tells what it spent: above 85 % of its core its numbers
+are its own limits.
 
 Commands, one JSON object a line, each answered by one line with the same ``id``:
 
@@ -34,10 +34,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from bench.dialects import DIALECTS, Refused, Setup
-from bench.histogram import Histogram
-from bench.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, close_code, due_by, frame_at
-from bench.wire import MARK, client_frame, token
+from bench.load.dialects import DIALECTS, Refused, Setup
+from bench.load.histogram import Histogram
+from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, close_code, due_by, frame_at
+from bench.load.wire import MARK, client_frame, token
 
 __all__ = ["Plan"]
 

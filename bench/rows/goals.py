@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from bench.run import Result
+from bench.measure.run import Result
 
 __all__ = ["Goal", "evaluate", "pick"]
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.publisher import Order
-from bench.shard import Plan
+from bench.load.publisher import Order
+from bench.load.shard import Plan
 
 __all__ = ["GeneratorError", "Publisher", "Shard", "Stops", "pinned"]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 """Where ``bench`` and ``wsd`` can be imported from."""
 
 _PIN = "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); os.execvp(sys.argv[2], sys.argv[2:])"
@@ -119,10 +119,10 @@ class Child:
 
 
 class Shard(Child):
-    """Many sockets: see :mod:`bench.shard`. One command at a time."""
+    """Many sockets: see :mod:`bench.load.shard`. One command at a time."""
 
     def __init__(self, cores: Collection[int] = ()) -> None:
-        super().__init__("bench.shard", cores)
+        super().__init__("bench.load.shard", cores)
         self._asked = 0
 
     def ask(self, do: str, patience: float = 15.0, **arguments: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Shard(Child):
         self.say({"do": do, "id": 0, **arguments})
 
     def open(self, plan: Plan) -> dict[str, Any]:
-        """Open a group, and wait until it is subscribed. See :class:`bench.shard.Plan`."""
+        """Open a group, and wait until it is subscribed. See :class:`bench.load.shard.Plan`."""
         return self.ask("open", patience=plan.timeout + 15, **asdict(plan))
 
     def stats(self) -> dict[str, Any]:
@@ -160,10 +160,10 @@ class Shard(Child):
 
 
 class Publisher(Child):
-    """An open loop: see :mod:`bench.publisher`."""
+    """An open loop: see :mod:`bench.load.publisher`."""
 
     def __init__(self, order: Order, cores: Collection[int] = ()) -> None:
-        super().__init__("bench.publisher", cores)
+        super().__init__("bench.load.publisher", cores)
         self._order = order
         self.say(asdict(order))
         self.hear(15)
@@ -177,15 +177,15 @@ class Publisher(Child):
         self.say({})
 
     def result(self) -> dict[str, Any]:
-        """Wait for the end; return what was done, see :func:`bench.publisher.publish`."""
+        """Wait for the end; return what was done, see :func:`bench.load.publisher.publish`."""
         return self.hear(self._order.seconds * 2 + 30)
 
 
 class Stops(Child):
-    """Looks how long the loop of a server stands still: see :mod:`bench.stops`."""
+    """Looks how long the loop of a server stands still: see :mod:`bench.load.stops`."""
 
     def __init__(self, port: int, cores: Collection[int] = ()) -> None:
-        super().__init__("bench.stops", cores)
+        super().__init__("bench.load.stops", cores)
         self.say({"port": port})
         self.hear(15)
 

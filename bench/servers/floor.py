@@ -13,7 +13,7 @@ Three ways of writing:
 ``transport``  uvloop's ``transport.write``: what the floor costs within an event loop
 =============  ==================================================================================
 
-Usage: python -m bench.baselines.floor PORT REDIS_PORT [send|joined|transport]
+Usage: python -m bench.servers.floor PORT REDIS_PORT [send|joined|transport]
 """
 
 from __future__ import annotations

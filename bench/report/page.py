@@ -7,10 +7,10 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from bench.histogram import Histogram
-from bench.plots import Axis, Chart, Series, bars, lines, short, standalone
-from bench.run import Result
-from bench.servers import SERVERS
+from bench.load.histogram import Histogram
+from bench.measure.run import Result
+from bench.report.plots import Axis, Chart, Series, bars, lines, short, standalone
+from bench.servers.catalogue import SERVERS
 
 __all__ = ["headline", "render"]
 

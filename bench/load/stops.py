@@ -1,7 +1,8 @@
 """Finds out how long the loop of a server stands still: asks it a small thing again and again.
 
-Start it as ``python -m bench.stops``; :class:`bench.control.Stops` does. It reads one JSON object (``{"port": …}``),
-says ``{"ready": true}``, asks from then on until the next line comes, and tells the longest answer.
+Start it as ``python -m bench.load.stops``; :class:`bench.load.control.Stops` does. It reads one JSON object
+(``{"port": …}``), says ``{"ready": true}``, asks from then on until the next line comes, and tells the longest
+answer.
 
 What is asked is a plain GET, which every WebSocket server answers or refuses without help from others. The kernel
 accepts the connection, so the whole time until the first byte is the server's. It shares its core with the load: where

@@ -21,8 +21,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from struct import Struct
 
-from bench.histogram import Histogram
-from bench.wire import MARK, STAMP, client_frame
+from bench.load.histogram import Histogram
+from bench.load.wire import MARK, STAMP, client_frame
 
 __all__ = ["Frames", "Marks", "Notes", "Sampler", "Scanner", "Sequences", "Stride", "close_code", "due_by", "frame_at"]
 

@@ -1,0 +1,1 @@
+"""One measurement: a load on a server, and what the machine says meanwhile."""

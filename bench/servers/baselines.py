@@ -1,0 +1,84 @@
+"""What is written here to be measured against: the floors, and the naive servers on Python and on Node."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from bench.servers.server import KEY, Server
+
+__all__ = ["FloorServer", "JoinedFloorServer", "NaiveServer", "NodeServer", "TransportFloorServer"]
+
+NODE_DIRECTORY = Path(__file__).parent / "node"
+
+
+class NaiveServer(Server):
+    """naive.py."""
+
+    name = "naive"
+    title = "naive (websockets, redis-py, broadcast)"
+
+    @classmethod
+    def absent(cls) -> str:
+        """See :meth:`Server.absent`."""
+        return ""
+
+    def command(self) -> list[str]:
+        """See :meth:`Process.command`."""
+        return [sys.executable, "-m", "bench.servers.naive", str(self.port), str(self.redis.port), KEY]
+
+
+class FloorServer(Server):
+    """floor.py."""
+
+    name = "floor"
+    title = "floor (a loop of send)"
+    dialect = "raw"
+    way: ClassVar[str] = "send"
+
+    @classmethod
+    def absent(cls) -> str:
+        """See :meth:`Server.absent`."""
+        return ""
+
+    def command(self) -> list[str]:
+        """See :meth:`Process.command`."""
+        return [sys.executable, "-m", "bench.servers.floor", str(self.port), str(self.redis.port), self.way]
+
+
+class JoinedFloorServer(FloorServer):
+    """floor.py, joining."""
+
+    name = "floor-joined"
+    title = "floor, messages joined"
+    way = "joined"
+
+
+class TransportFloorServer(FloorServer):
+    """floor.py on uvloop's transports."""
+
+    name = "floor-transport"
+    title = "floor, uvloop's transport.write"
+    way = "transport"
+
+
+class NodeServer(Server):
+    """node/server.js."""
+
+    name = "node"
+    title = "Node: ws and ioredis"
+
+    @classmethod
+    def absent(cls) -> str:
+        """See :meth:`Server.absent`."""
+        if shutil.which("node") is None:
+            return "no node on PATH"
+        if not (NODE_DIRECTORY / "node_modules" / "ws").is_dir():
+            return "not installed: npm install --prefix bench/servers/node"
+        return ""
+
+    def command(self) -> list[str]:
+        """See :meth:`Process.command`."""
+        return ["node", str(NODE_DIRECTORY / "server.js"), str(self.port), str(self.redis.port), KEY]

@@ -1,0 +1,65 @@
+"""wsd, which is what all of this is about."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+from collections.abc import Collection
+from urllib.request import urlopen
+
+from bench.servers.process import RedisServer, free_port
+from bench.servers.server import KEY, Server
+
+__all__ = ["WsdServer"]
+
+_TASKS = re.compile(rb"^wsd_tasks ([0-9.e+]+)$", re.MULTILINE)
+"""The gauge of wsd's /metrics."""
+
+
+class WsdServer(Server):
+    """wsd, one worker, with the settings that it comes with; every client has a token."""
+
+    name = "wsd"
+    title = "wsd"
+
+    def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:
+        super().__init__(redis, cores)
+        self.admin_port = free_port()
+
+    @classmethod
+    def absent(cls) -> str:
+        """See :meth:`Server.absent`."""
+        return ""
+
+    def command(self) -> list[str]:
+        """See :meth:`Process.command`."""
+        key = self._directory / "key"
+        key.write_text(KEY)
+        flags = {
+            "port": self.port,
+            "admin-port": self.admin_port,
+            "redis-url": f"redis://127.0.0.1:{self.redis.port}",
+            "jwt-key-file": key,
+            "drain-seconds": 0,
+        }
+        line = [sys.executable, "-m", "wsd", "serve"]
+        return line + [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+
+    def ready(self) -> bool:
+        """Whether it is connected to Redis, too."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.admin_port), timeout=1) as admin:
+                admin.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+                return b" 200 " in admin.recv(1024)
+        except OSError:
+            return False
+
+    def tasks(self) -> int | None:
+        """See :meth:`Server.tasks`."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
+                found = _TASKS.search(answer.read())
+        except OSError:
+            return None
+        return int(float(found[1])) if found else None
