@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,14 +24,24 @@ PATIENCE = 15.0
 """Seconds for a server to start."""
 
 
+CLIENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
 class ServerError(Exception):
     """A server did not start. The text says what it printed."""
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on now, and that no client takes before the server does.
+
+    The kernel gives clients ports of ``net.ipv4.ip_local_port_range``, and a run has thousands of clients: this one is
+    below that range.
+    """
+    least, most = 10_000, int(CLIENT_PORTS.read_text().split()[0])
+    while True:
+        port = random.randrange(least, most) if most > 2 * least else 0
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as listener:
+            return int(listener.getsockname()[1])
 
 
 class Process:
