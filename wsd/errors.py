@@ -16,6 +16,8 @@ Exceptions of libraries are mapped to these at the edge where the library is cal
 
 from __future__ import annotations
 
+from wsd.protocol.codes import ErrorCode, HandshakeReason, TokenReason
+
 __all__ = [
     "CommandError",
     "HandshakeError",
@@ -67,14 +69,14 @@ class TokenError(WsdError):
 
     Args:
         text: why, for the log. It never holds a part of the token.
-        code: why, in a word of PROTOCOL.md's ``reason``, for the client. ``invalid`` until the signature has been
-            verified: whoever makes tokens up learns nothing more.
+        reason: why, for the client. ``invalid`` until the signature has been verified: whoever makes tokens up learns
+            nothing more.
         subject: the ``sub`` of a token whose signature is good, for the log; else empty.
     """
 
-    def __init__(self, text: str, code: str = "invalid", subject: str = "") -> None:
+    def __init__(self, text: str, reason: TokenReason = TokenReason.INVALID, subject: str = "") -> None:
         super().__init__(text)
-        self.code = code
+        self.reason = reason
         self.subject = subject
 
 
@@ -82,12 +84,12 @@ class HandshakeError(WsdError):
     """An opening handshake is refused.
 
     Args:
-        reason: one of :data:`wsd.protocol.codes.REASONS`, which says what to answer and what the likely cause is.
+        reason: says what to answer and what the likely cause is.
         detail: what is particular about this one, for the log and for the client. It never holds what may be secret:
             paths, cookies and tokens.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: HandshakeReason, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
@@ -97,12 +99,12 @@ class RequestError(WsdError):
     """A request was refused with an ``error`` message.
 
     Args:
-        code: the slug of PROTOCOL.md, for example ``invalid_topic``.
+        code: of the ``error``.
         message: what happened and what to do about it, for the client.
         id: the request's ``id``, where it could be read.
     """
 
-    def __init__(self, code: str, message: str, id: str | int | None = None) -> None:
+    def __init__(self, code: ErrorCode, message: str, id: str | int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message

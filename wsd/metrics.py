@@ -15,7 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from wsd import __version__, logs
-from wsd.protocol.codes import REASONS
+from wsd.protocol.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason
 
 __all__ = ["Gauges", "Histogram", "Metrics", "registry"]
 
@@ -24,20 +24,6 @@ __all__ = ["Gauges", "Histogram", "Metrics", "registry"]
 _FINE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 # Seconds from accepting a connection to its greeting: a round trip of the client's network and its request.
 _HANDSHAKE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-
-# The codes of PROTOCOL.md's errors, and "unauthorized" for "session unauthorized".
-REFUSALS = (
-    "malformed",
-    "unknown_action",
-    "wrong_session",
-    "invalid_topic",
-    "forbidden_topic",
-    "too_many_topics",
-    "rate_limited",
-    "unavailable",
-    "unauthorized",
-)
 
 
 class Histogram:
@@ -92,9 +78,9 @@ class Metrics:
         self.slow_consumers = Counter({"bytes": 0, "age": 0})  # by the bound that was passed
         self.dropped_bytes = 0  # what waited for slow consumers when they were given up
         self.ping_timeouts = 0
-        self.close_codes: Counter[str] = Counter()  # of connections that had a session
-        self.refused_requests = Counter(dict.fromkeys(REFUSALS, 0))  # by slug
-        self.refused_handshakes = Counter(dict.fromkeys(REASONS, 0))  # by reason
+        self.close_codes = Counter(dict.fromkeys(map(str, (*Close, 1006)), 0))  # of connections that had a session
+        self.refused_requests = Counter[str](dict.fromkeys((*ErrorCode, UNAUTHORIZED), 0))  # by code
+        self.refused_handshakes = Counter[str](dict.fromkeys(HandshakeReason, 0))  # by reason
         self.reloads = Counter({"done": 0, "failed": 0})  # by result
         self.handshake_seconds = Histogram(_HANDSHAKE)
         self.pass_seconds = Histogram(_FINE)
@@ -196,9 +182,8 @@ class _Scrape(Collector):
     def _refused_handshakes(self) -> CounterMetricFamily:
         text = "opening handshakes refused, by reason, with the HTTP status of the answer, or none"
         family = CounterMetricFamily("wsd_refused_handshakes", text, labels=["reason", "status"])
-        for reason, count in self._metrics.refused_handshakes.items():
-            status = REASONS[reason].status if reason in REASONS else 0
-            family.add_metric([reason, str(status or "none")], count)
+        for reason in HandshakeReason:
+            family.add_metric([reason, str(reason.status or "none")], self._metrics.refused_handshakes[reason])
         return family
 
 

@@ -223,7 +223,7 @@ async def test_a_session_is_authorized_and_subscribed() -> None:
         assert message_in(authorized)["message"] == "session authenticated"
         assert message_in(subscribed)["message"] == "context subscribed"
     assert len(work.house.topics) == 0, "connections that are lost leave their topics"
-    assert work.house.metrics.close_codes == {"1006": handshakes.BATCH}
+    assert work.house.metrics.close_codes["1006"] == handshakes.BATCH
     assert len((await done(handshakes.LibrarySession())).made) == handshakes.BATCH
 
 

@@ -16,9 +16,11 @@ import wsd
 ROOT = Path(wsd.__file__).parent
 
 # A room is a module or a package, whose modules are its own affair. `redis` is several rooms: where Redis is, and which
-# certificates it takes, are values that the settings know; the connections are not.
+# certificates it takes, are values that the settings know; the connections are not. `protocol.codes` is a table that
+# errors refer to.
 LAYERS = (
-    {"errors", "outlet", "backoff", "slices", "systemd"},
+    {"protocol.codes", "outlet", "backoff", "slices", "systemd"},
+    {"errors"},
     {"logs", "descriptors", "sockets", "protocol", "redis.tls"},
     {"auth", "deadlines", "metrics", "redis.address"},
     {"config", "delivery", "redis"},
@@ -69,7 +71,7 @@ def imports(module: str) -> Iterator[tuple[str, str]]:
 
 def room(module: str) -> str:
     parts = module.split(".")
-    return module if module in ("redis.address", "redis.tls") else parts[0]
+    return module if module in ("redis.address", "redis.tls", "protocol.codes") else parts[0]
 
 
 def layer(room: str) -> int:

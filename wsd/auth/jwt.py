@@ -31,6 +31,7 @@ import jwt
 
 from wsd.auth.grant import EVERYTHING, Grant
 from wsd.errors import TokenError
+from wsd.protocol.codes import TokenReason
 
 __all__ = ["MAX_TOKEN", "JWTAuthenticator"]
 
@@ -112,7 +113,7 @@ class JWTAuthenticator:
             raise TokenError(f"the token can't be read ({type(exc).__name__})") from None
         subject = claims.get("sub", "")
         if type(subject) is not str:
-            raise TokenError("the claim sub is not a string (RFC 7519, section 4.1.2)", "wrong_claims")
+            raise TokenError("the claim sub is not a string (RFC 7519, section 4.1.2)", TokenReason.WRONG_CLAIMS)
         try:
             return self._grant(claims, subject)
         except TokenError as exc:
@@ -137,7 +138,7 @@ class JWTAuthenticator:
         try:
             return _read_object("payload", parts[1])
         except TokenError as exc:
-            exc.code = "wrong_claims"
+            exc.reason = TokenReason.WRONG_CLAIMS
             raise
 
     def _algorithm_of(self, header: Mapping[str, Any]) -> str:
@@ -160,12 +161,12 @@ class JWTAuthenticator:
         self._check_audience(claims)
         self._check_issuer(claims)
         if type(claims.get("jti", "")) is not str:
-            raise TokenError("the claim jti is not a string (RFC 7519, section 4.1.7)", "wrong_claims")
+            raise TokenError("the claim jti is not a string (RFC 7519, section 4.1.7)", TokenReason.WRONG_CLAIMS)
         if "topics" not in claims and self._require_topics:
-            raise TokenError("the claim topics is missing (require_topics_claim is set)", "wrong_claims")
+            raise TokenError("the claim topics is missing (require_topics_claim is set)", TokenReason.WRONG_CLAIMS)
         topics = claims.get("topics", ["*"])
         if type(topics) is not list or not all(type(topic) is str for topic in topics):
-            raise TokenError("the claim topics is not a list of strings", "wrong_claims")
+            raise TokenError("the claim topics is not a list of strings", TokenReason.WRONG_CLAIMS)
         return Grant(
             subject=subject,
             # An empty frozenset of its own takes 216 bytes, in every session.
@@ -178,13 +179,15 @@ class JWTAuthenticator:
         """Check when the token is valid, and return until when."""
         now, leeway = self._wall(), self._leeway
         if claims.get("exp") is None:
-            raise TokenError("the claim exp is missing: a token must say when it expires", "wrong_claims")
+            raise TokenError("the claim exp is missing: a token must say when it expires", TokenReason.WRONG_CLAIMS)
         exp = _read_date(claims, "exp", now)
         if exp <= now - leeway:
-            raise TokenError(f"the token expired {now - exp:.1f} s ago (exp; jwt_leeway is {leeway:g})", "expired")
+            raise TokenError(
+                f"the token expired {now - exp:.1f} s ago (exp; jwt_leeway is {leeway:g})", TokenReason.EXPIRED
+            )
         if "nbf" in claims and (nbf := _read_date(claims, "nbf", now)) > now + leeway:
             ahead = f"becomes valid in {nbf - now:.1f} s (nbf; jwt_leeway is {leeway:g})"
-            raise TokenError(f"the token {ahead}: is a clock wrong?", "not_yet_valid")
+            raise TokenError(f"the token {ahead}: is a clock wrong?", TokenReason.NOT_YET_VALID)
         if "iat" in claims:
             _read_date(claims, "iat", now)
         return exp
@@ -193,25 +196,27 @@ class JWTAuthenticator:
         aud = claims.get("aud")
         if self._audience is None:
             if aud:
-                raise TokenError("the token names an audience (aud), and jwt_audience is not set", "wrong_audience")
+                raise TokenError(
+                    "the token names an audience (aud), and jwt_audience is not set", TokenReason.WRONG_AUDIENCE
+                )
             return
         if not aud:
-            raise TokenError("the claim aud is missing (jwt_audience is set)", "wrong_audience")
+            raise TokenError("the claim aud is missing (jwt_audience is set)", TokenReason.WRONG_AUDIENCE)
         names = [aud] if type(aud) is str else aud
         if type(names) is not list or not all(type(name) is str for name in names):
-            raise TokenError("the claim aud is neither a string nor a list of strings", "wrong_audience")
+            raise TokenError("the claim aud is neither a string nor a list of strings", TokenReason.WRONG_AUDIENCE)
         if self._audience not in names:
-            raise TokenError("the audience (aud) is another than jwt_audience", "wrong_audience")
+            raise TokenError("the audience (aud) is another than jwt_audience", TokenReason.WRONG_AUDIENCE)
 
     def _check_issuer(self, claims: Mapping[str, Any]) -> None:
         if self._issuer is None:
             return
         if "iss" not in claims:
-            raise TokenError("the claim iss is missing (jwt_issuer is set)", "wrong_issuer")
+            raise TokenError("the claim iss is missing (jwt_issuer is set)", TokenReason.WRONG_ISSUER)
         if type(claims["iss"]) is not str:
-            raise TokenError("the claim iss is not a string (RFC 7519, section 4.1.1)", "wrong_issuer")
+            raise TokenError("the claim iss is not a string (RFC 7519, section 4.1.1)", TokenReason.WRONG_ISSUER)
         if claims["iss"] != self._issuer:
-            raise TokenError("the issuer (iss) is another than jwt_issuer", "wrong_issuer")
+            raise TokenError("the issuer (iss) is another than jwt_issuer", TokenReason.WRONG_ISSUER)
 
 
 def _refuse_constant(constant: str) -> Never:
@@ -262,6 +267,6 @@ def _read_date(claims: Mapping[str, Any], name: str, now: float) -> float:
     value = claims[name]
     # A boolean is an int in Python; and `inf` is what 1e999 becomes.
     if type(value) not in (int, float) or value in (math.inf, -math.inf):
-        raise TokenError(f"the claim {name} is not a number of seconds (RFC 7519, section 2)", "wrong_claims")
+        raise TokenError(f"the claim {name} is not a number of seconds (RFC 7519, section 2)", TokenReason.WRONG_CLAIMS)
     # Compared before it is made a float, because 10**400 is valid JSON and no float.
     return float(max(now - MAX_LIFETIME, min(value, now + MAX_LIFETIME)))

@@ -36,6 +36,7 @@ from wsd.cli.output import close_stdout, say, write
 from wsd.cli.token import sign, signs_with_shared_secret
 from wsd.config import Settings, is_loopback
 from wsd.errors import CommandError, RequestError
+from wsd.protocol.codes import Close, ErrorCode, Reaction, Remedy
 from wsd.protocol.messages import check_topic
 from wsd.redis.address import check_host
 
@@ -52,9 +53,8 @@ OWN_TOKEN_SECONDS = (
     86_400  # how long a token is valid that tail signs for itself; it signs another when that has expired
 )
 
-TOKEN_EXPIRED = 4003
-FATAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
-"""Close codes after which the same client would fare the same."""
+_LATER = frozenset(code for code in ErrorCode if code.remedy is Remedy.WAIT)
+_REACTIONS = {int(close): close.reaction for close in Close}
 
 # The head of a message, as wsd.protocol.messages.message_head writes it.
 _HEAD = re.compile(rb'\{"action":"message","topic":("(?:[^"\\]|\\.)*"),"snapshot":')
@@ -288,7 +288,7 @@ class Tail:
     def _receive_error(self, code: str, text: str) -> None:
         # Replies come in the order of the requests.
         reason = f"{self._asked[0]}: {text}" if self._asked else text
-        if code in ("unavailable", "rate_limited"):
+        if code in _LATER:
             raise _Lost(reason)
         raise CommandError(f"{reason} ({code})")
 
@@ -299,11 +299,13 @@ class Tail:
             return _Lost(f"lost the connection{f': {exc.sent.reason}' if exc.sent and exc.sent.reason else ''}")
         code, reason = exc.rcvd.code, exc.rcvd.reason
         closed = f"the server closed the connection with {code}{f': {reason}' if reason else ''}"
-        if code in FATAL:
-            return CommandError(closed)
-        if code == TOKEN_EXPIRED and self._get_token() == self._token:
-            return CommandError(f"{closed}; a new token is needed")
-        return _Lost(closed)
+        match _REACTIONS.get(code, Reaction.RECONNECT):
+            case Reaction.STOP:
+                return CommandError(closed)
+            case Reaction.NEW_TOKEN if self._get_token() == self._token:
+                return CommandError(f"{closed}; a new token is needed")
+            case _:
+                return _Lost(closed)
 
     # Why there is no connection. What another try may mend is _Lost; what only the user can mend is a CommandError.
 

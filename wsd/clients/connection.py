@@ -37,7 +37,7 @@ from math import inf
 from typing import Protocol, cast
 
 from websockets.asyncio.server import Server
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
@@ -55,7 +55,7 @@ from wsd.delivery.topics import TopicTable
 from wsd.errors import HandshakeError
 from wsd.logs import BoundedLogger, fields
 from wsd.metrics import Metrics
-from wsd.protocol.codes import REASONS, Close
+from wsd.protocol.codes import UNAUTHORIZED, Close, HandshakeReason
 from wsd.protocol.frames import PING, text_frame
 from wsd.protocol.messages import CONNECTED, SESSION_AUTHENTICATED, session_created
 from wsd.slices import Slices
@@ -98,7 +98,7 @@ logger = logging.getLogger(__name__)
 class Door(Protocol):
     """Who lets connections in, and sees them out."""
 
-    def admit(self, connection: Connection) -> str:
+    def admit(self, connection: Connection) -> HandshakeReason | None:
         """Let a client in, or return the reason for which it is refused."""
 
     def refused(self, connection: Connection) -> None:
@@ -212,12 +212,12 @@ class Connection(Writer):
         if self._shared.door.entered(self):
             self._shared.sweep.schedule(self, self._abort_at)
         else:
-            self._refuse_handshake(HandshakeError("crowd"))
+            self._refuse_handshake(HandshakeError(HandshakeReason.CROWD))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         if self._phase is _Phase.HANDSHAKE:
-            self._refuse_handshake(HandshakeError("eof" if self._head else "silent"))
+            self._refuse_handshake(HandshakeError(HandshakeReason.EOF if self._head else HandshakeReason.SILENT))
         self._phase = _Phase.GONE
         self._stop_writing()
         self._drop_backlog()
@@ -299,7 +299,7 @@ class Connection(Writer):
             or close.code in (Close.SERVICE_RESTART, Close.SLOW_CONSUMER)
         ):
             return
-        if close.code == CloseCode.INTERNAL_ERROR:
+        if close.code == Close.INTERNAL_ERROR:
             self._log_bug(self.protocol.parser_exc)
         self._warn(
             f"close {int(close.code)}",
@@ -320,7 +320,9 @@ class Connection(Writer):
         session_deadline = inf
         if now >= self._abort_at:
             if self._phase is _Phase.HANDSHAKE:
-                self._refuse_handshake(HandshakeError("timeout" if self._head else "silent"))
+                self._refuse_handshake(
+                    HandshakeError(HandshakeReason.TIMEOUT if self._head else HandshakeReason.SILENT)
+                )
             else:
                 self.abort()
         elif self.session is not None and self._phase is _Phase.OPEN:
@@ -382,7 +384,7 @@ class Connection(Writer):
         A socket is closed when it has taken what waits, whoever does it.
         """
         if self._phase is _Phase.HANDSHAKE:
-            self._refuse_handshake(HandshakeError("eof" if self._head else "silent"))
+            self._refuse_handshake(HandshakeError(HandshakeReason.EOF if self._head else HandshakeReason.SILENT))
             return False
         self._shared.slices.do(self._end_of_stream)
         return True
@@ -528,10 +530,10 @@ class Connection(Writer):
         """Answer with something else than 101 where there is somebody to answer, and end the connection."""
         shared = self._shared
         shared.metrics.refused_handshakes[error.reason] += 1
-        status, cause = REASONS[error.reason]
-        if error.reason == "error":
+        status, cause = error.reason.status, error.reason.cause
+        if error.reason is HandshakeReason.ERROR:
             self._log_bug(self.protocol.handshake_exc)
-        if error.reason != "silent":
+        if error.reason is not HandshakeReason.SILENT:
             self._warn(
                 f"handshake: {error.reason}",
                 "refused a handshake of %s with %s: %s%s",
@@ -620,7 +622,7 @@ class Connection(Writer):
                 # numbers that differ each time: "expired 3.2 s ago".
                 # Other reasons hold what the client chose, a topic for one, so they make no kinds.
                 re.sub(r"\d[\d.]*", "N", f"unauthorized: {reply.reason}")
-                if reply.refusal == "unauthorized"
+                if reply.refusal == UNAUTHORIZED
                 else reply.refusal,
                 "refused a request of %a at %s: %s %a",
                 *(subject, self.peer, reply.refusal, reply.reason),

@@ -18,7 +18,7 @@ from websockets.typing import Origin, Subprotocol
 
 from wsd.clients.connection import CLOSE_TIMEOUT, LIBRARY, Connection, Shared
 from wsd.metrics import Metrics
-from wsd.protocol.codes import Close
+from wsd.protocol.codes import Close, HandshakeReason
 
 __all__ = ["POLITE_REFUSALS", "Gateway"]
 
@@ -129,17 +129,17 @@ class Gateway:
         """Note a socket that only waits for its client to close: it holds no place."""
         self._lingering[connection] = None
 
-    def admit(self, connection: Connection) -> str:
+    def admit(self, connection: Connection) -> HandshakeReason | None:
         """Let a client in, or return why not: draining, or full."""
         if self.draining:
-            return "draining"
+            return HandshakeReason.DRAINING
         if self.full:
             if not self._said_full:
                 self._said_full = True
                 logger.warning("full: %d connections; new clients get 503 until some leave", self._inside)
-            return "full"
+            return HandshakeReason.FULL
         self._inside += 1
-        return ""
+        return None
 
     # The end.
 

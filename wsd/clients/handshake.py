@@ -3,8 +3,9 @@
 The library gets the head of the request and nothing behind it, because it takes whatever follows for frames, also
 behind a request that is about to be refused, and answers frames before the handshake.
 
-Every way in which a handshake can fail has a row in :data:`REASONS`: the label in ``wsd_refused_handshakes_total``, the
-status that is answered, and the likely cause, which is what an operator needs to know.
+Every way in which a handshake can fail is a :class:`~wsd.protocol.codes.HandshakeReason`: the label in
+``wsd_refused_handshakes_total``, the status that is answered, and the likely cause, which is what an operator needs to
+know.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Response
 from websockets.server import ServerProtocol
 
 from wsd.errors import HandshakeError
-from wsd.protocol.codes import MAX_REQUEST, REASONS
+from wsd.protocol.codes import MAX_REQUEST, HandshakeReason
 
 __all__ = ["RETRY_AFTER", "RequestHead", "reason_of", "refusal"]
 
@@ -43,7 +44,12 @@ _PROXY_V1, _PROXY_V2 = b"PROXY ", b"\r\n\r\n\x00\r\nQUIT\n"
 _TLS = b"\x16\x03"
 """The first bytes of a TLS handshake record (RFC 8446, section 5.1: type 22, then the version's major number)."""
 _HTTP2 = b"PRI * HTTP/2.0"
-_PREFACES = {_PROXY_V1: "proxy_protocol", _PROXY_V2: "proxy_protocol", _TLS: "tls", _HTTP2: "http2"}
+_PREFACES = {
+    _PROXY_V1: HandshakeReason.PROXY_PROTOCOL,
+    _PROXY_V2: HandshakeReason.PROXY_PROTOCOL,
+    _TLS: HandshakeReason.TLS,
+    _HTTP2: HandshakeReason.HTTP2,
+}
 """What other protocols begin with, and the reasons."""
 
 _LONGEST_PREFACE = max(map(len, _PREFACES))
@@ -92,9 +98,9 @@ class RequestHead:
             return None
         # The library looks for an end of its own, and must find the same one.
         if head.find(b"\r\n\r\n") != found.end() - 4:
-            raise HandshakeError("bare_lf")
+            raise HandshakeError(HandshakeReason.BARE_LF)
         if found.end() > MAX_REQUEST:
-            raise HandshakeError("too_long")
+            raise HandshakeError(HandshakeReason.TOO_LONG)
         return bytes(head[: found.end()]), bytes(head[found.end() :])
 
     def _begins_like_http(self) -> bool:
@@ -112,7 +118,7 @@ class RequestHead:
         while head.startswith(b"\r\n"):
             del head[:2]  # RFC 9112, section 2.2: a server should ignore empty lines before the request
         if _NO_METHOD.match(head):
-            raise HandshakeError("not_http")
+            raise HandshakeError(HandshakeReason.NOT_HTTP)
         return True
 
     def _check_part(self) -> None:
@@ -120,13 +126,13 @@ class RequestHead:
         head = self._bytes
         line = head.rfind(b"\n") + 1  # where the last line begins
         if line and not _REQUEST_LINE.match(head):
-            raise HandshakeError("not_http")
+            raise HandshakeError(HandshakeReason.NOT_HTTP)
         if len(head) - line > MAX_LINE_LENGTH:
-            raise HandshakeError("header_too_long" if line else "uri_too_long")
+            raise HandshakeError(HandshakeReason.HEADER_TOO_LONG if line else HandshakeReason.URI_TOO_LONG)
         if head.count(b"\n") > MAX_NUM_HEADERS + 1:
-            raise HandshakeError("too_many_headers")
+            raise HandshakeError(HandshakeReason.TOO_MANY_HEADERS)
         if len(head) > MAX_REQUEST:
-            raise HandshakeError("too_long")
+            raise HandshakeError(HandshakeReason.TOO_LONG)
 
     @property
     def method(self) -> str:
@@ -145,12 +151,14 @@ def reason_of(protocol: ServerProtocol, method: str) -> HandshakeError:
     exc = protocol.handshake_exc
     if method not in ("GET", ""):
         # Whatever else is wrong with it. The library looks at the body of a POST first.
-        return HandshakeError("method", method)
+        return HandshakeError(HandshakeReason.METHOD, method)
     if isinstance(exc, InvalidHeader) and not isinstance(exc, InvalidUpgrade | InvalidOrigin):
         if exc.name == "Sec-WebSocket-Version":
-            return HandshakeError("version", ascii(exc.value)[:MAX_DETAIL])
-        return HandshakeError("key") if exc.name == "Sec-WebSocket-Key" else HandshakeError("malformed", exc.name)
-    reason = next((reason for kind, reason in _REASONS_OF_LIBRARY if isinstance(exc, kind)), "error")
+            return HandshakeError(HandshakeReason.VERSION, ascii(exc.value)[:MAX_DETAIL])
+        if exc.name == "Sec-WebSocket-Key":
+            return HandshakeError(HandshakeReason.KEY)
+        return HandshakeError(HandshakeReason.MALFORMED, exc.name)
+    reason = next((reason for kind, reason in _REASONS_OF_LIBRARY if isinstance(exc, kind)), HandshakeReason.ERROR)
     if isinstance(exc, InvalidOrigin):
         return HandshakeError(reason, ascii(exc.value)[:MAX_DETAIL])
     if isinstance(exc, InvalidMessage):
@@ -158,15 +166,15 @@ def reason_of(protocol: ServerProtocol, method: str) -> HandshakeError:
     return HandshakeError(reason)
 
 
-_REASONS_OF_LIBRARY: tuple[tuple[type[Exception], str], ...] = (
-    (RequestLineTooLong, "uri_too_long"),
-    (HeaderLineTooLong, "header_too_long"),
-    (TooManyHeaders, "too_many_headers"),
-    (InvalidOrigin, "origin"),
-    (InvalidMethod, "method"),
-    (InvalidProtocol, "http_version"),
-    (InvalidUpgrade, "upgrade"),
-    (InvalidHandshake, "malformed"),
+_REASONS_OF_LIBRARY: tuple[tuple[type[Exception], HandshakeReason], ...] = (
+    (RequestLineTooLong, HandshakeReason.URI_TOO_LONG),
+    (HeaderLineTooLong, HandshakeReason.HEADER_TOO_LONG),
+    (TooManyHeaders, HandshakeReason.TOO_MANY_HEADERS),
+    (InvalidOrigin, HandshakeReason.ORIGIN),
+    (InvalidMethod, HandshakeReason.METHOD),
+    (InvalidProtocol, HandshakeReason.HTTP_VERSION),
+    (InvalidUpgrade, HandshakeReason.UPGRADE),
+    (InvalidHandshake, HandshakeReason.MALFORMED),
 )
 """The library's exceptions, the special before the general."""
 
@@ -175,12 +183,12 @@ def _reason_of_parser(cause: BaseException | None) -> HandshakeError:
     """Tell apart what the library calls an invalid message. Its texts repeat the request, so they are not passed on."""
     text = str(cause)
     if isinstance(cause, EOFError):
-        return HandshakeError("bare_lf")  # the head is whole, so this is a line that doesn't end in CRLF
+        return HandshakeError(HandshakeReason.BARE_LF)  # the head is whole, so this is a line that doesn't end in CRLF
     if isinstance(cause, NotImplementedError) or text == "unsupported request body":
-        return HandshakeError("body")
+        return HandshakeError(HandshakeReason.BODY)
     if text.startswith(("invalid HTTP request line", "unsupported protocol")):
-        return HandshakeError("not_http")
-    return HandshakeError("malformed")
+        return HandshakeError(HandshakeReason.NOT_HTTP)
+    return HandshakeError(HandshakeReason.MALFORMED)
 
 
 def refusal(protocol: ServerProtocol, error: HandshakeError, method: str) -> Response | None:
@@ -191,7 +199,7 @@ def refusal(protocol: ServerProtocol, error: HandshakeError, method: str) -> Res
         error: why.
         method: of the request.
     """
-    status, cause = REASONS[error.reason]
+    status, cause = error.reason.status, error.reason.cause
     if not status:
         return None
     text = f"{cause} ({error.detail})\n" if error.detail else f"{cause}\n"

@@ -46,7 +46,7 @@ from typing import NamedTuple
 from wsd.auth.grant import Authenticator, Grant
 from wsd.errors import RequestError, TokenError
 from wsd.protocol import messages
-from wsd.protocol.codes import Close
+from wsd.protocol.codes import UNAUTHORIZED, Close, ErrorCode, Refusal, Remedy, TokenReason
 from wsd.protocol.messages import Request
 
 __all__ = ["Closing", "Effect", "Leave", "Limits", "Listen", "Reply", "Session", "State", "Wait"]
@@ -62,9 +62,6 @@ BURST_SECONDS = 5.0
 
 MAX_BAD_TOKENS = 10
 """Tokens refused in a row before a session is closed with 1008. An honest client has one, and a fresh one after it."""
-
-# PROTOCOL.md, "error": the codes that count towards max_violations.
-_VIOLATIONS = frozenset({"malformed", "unknown_action", "wrong_session", "invalid_topic"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ class Reply(NamedTuple):
     """Send a text message."""
 
     payload: bytes
-    refusal: str = ""  # the slug of the refusal, or "unauthorized", for the metrics; "" if it is none
+    refusal: Refusal | None = None  # what the request is refused with, for the metrics and the log
     reason: str = ""  # for the log: why it is a refusal, or what it says
     subject: str = ""  # the `sub` of a token that is refused although its signature is good, for the log
 
@@ -246,21 +243,25 @@ class Session:
     def receive_binary(self, now: float) -> list[Effect]:
         """Take one binary message from the client: there are none in this protocol."""
         if self.state is not State.CLOSED:
-            self._refuse("malformed", "expected a text message, got a binary one", None, now)
+            self._refuse(ErrorCode.MALFORMED, "expected a text message, got a binary one", None, now)
         return self._take()
 
     def _handle(self, request: Request, now: float) -> None:
         if self._limits.max_request_rate and self._allowance < 0:
             rate = self._limits.max_request_rate
-            raise RequestError("rate_limited", f"more than {rate:g} requests a second; slow down and send it again")
+            raise RequestError(
+                ErrorCode.RATE_LIMITED, f"more than {rate:g} requests a second; slow down and send it again"
+            )
         if request.action == "ping":
             return self._reply(messages.PONG, request.id, now)
         if request.session != self.id:
-            raise RequestError("wrong_session", "this is not the session of this connection; send the id it received")
+            raise RequestError(
+                ErrorCode.WRONG_SESSION, "this is not the session of this connection; send the id it received"
+            )
         if request.action == "authorization":
             return self._authorize(request, now)
         if self._grant is None:
-            return self._unauthorized(request.id, now, TokenError("no token yet", "no_token"))
+            return self._unauthorized(request.id, now, TokenError("no token yet", TokenReason.NO_TOKEN))
         # Unsubscribing needs no permission: a topic may have been permitted when it was subscribed.
         messages.check_topic(request.context)
         if request.action == "unsubscribe":
@@ -277,7 +278,7 @@ class Session:
         self.state = State.AUTHENTICATED
         self._expires = now + (grant.expires_at - self._wall())
         payload = messages.with_id(messages.SESSION_AUTHENTICATED, request.id)
-        self._queue_or_send(Reply(payload, "", "authorized"), now)
+        self._queue_or_send(Reply(payload, None, "authorized"), now)
         for topic in [topic for topic in self._topics if not grant.permits(topic)]:
             if topic in self._topics:  # the reply before it may have closed the session
                 self._revoke(topic, now)
@@ -290,30 +291,32 @@ class Session:
             self._close(Close.POLICY_VIOLATION, f"{self._bad_tokens} tokens in a row were refused")
 
     def _unauthorized(self, id: str | int | None, now: float, why: TokenError) -> None:
-        payload = messages.unauthorized(why.code, id)
-        self._queue_or_send(Reply(payload, "unauthorized", str(why), why.subject), now)
+        payload = messages.unauthorized(why.reason, id)
+        self._queue_or_send(Reply(payload, UNAUTHORIZED, str(why), why.subject), now)
 
     def _revoke(self, topic: str, now: float) -> None:
         """Take away a topic that the new grant doesn't cover."""
-        message = f"the new token does not permit {topic}; it is unsubscribed"
+        code, message = ErrorCode.FORBIDDEN_TOPIC, f"the new token does not permit {topic}; it is unsubscribed"
         if self._topics[topic] is _Topic.LISTENING:
             self._drop(topic)
-            self._queue_or_send(Reply(messages.error("forbidden_topic", message), "forbidden_topic", message), now)
+            self._queue_or_send(Reply(messages.error(code, message), code, message), now)
         else:
-            self._settle(topic, "forbidden_topic", message)
+            self._settle(topic, code, message)
             self._drop(topic)
 
     def _subscribe(self, request: Request, grant: Grant, now: float) -> None:
         topic = request.context
         if not grant.permits(topic):
-            raise RequestError("forbidden_topic", f"the token does not permit {topic}; get one whose topics cover it")
+            raise RequestError(
+                ErrorCode.FORBIDDEN_TOPIC, f"the token does not permit {topic}; get one whose topics cover it"
+            )
         stage = self._topics.get(topic)
         if stage is _Topic.LISTENING:
             return self._reply(messages.SUBSCRIBED, request.id, now)
         if stage is None:
             limit = self._limits.max_topics
             if len(self._topics) >= limit:
-                raise RequestError("too_many_topics", f"already at {limit} topics; unsubscribe from one first")
+                raise RequestError(ErrorCode.TOO_MANY_TOPICS, f"already at {limit} topics; unsubscribe from one first")
             self._topics[topic] = _Topic.PENDING
             self._effects.append(Wait(topic))
         ready = Reply(messages.with_id(messages.SUBSCRIBED, request.id)) if stage is _Topic.CONFIRMED else None
@@ -327,9 +330,9 @@ class Session:
         self._reply(messages.UNSUBSCRIBED, request.id, now)
         self._release()
 
-    def _refuse(self, code: str, message: str, id: str | int | None, now: float) -> None:
+    def _refuse(self, code: ErrorCode, message: str, id: str | int | None, now: float) -> None:
         self._queue_or_send(Reply(messages.with_id(messages.error(code, message), id), code, message), now)
-        if code in _VIOLATIONS:
+        if code.remedy is Remedy.MEND:
             self._violations += 1
             if self._violations >= self._limits.max_violations:
                 self._close(Close.POLICY_VIOLATION, f"{self._violations} bad requests, the last: {code}")
@@ -352,12 +355,12 @@ class Session:
         """
         stage = self._topics.get(topic)
         if stage in (_Topic.PENDING, _Topic.CONFIRMED):
-            self._settle(topic, "unavailable", reason)
+            self._settle(topic, ErrorCode.UNAVAILABLE, reason)
             self._drop(topic)
             self._release()
         elif stage is _Topic.LISTENING:
             message = f"{topic} is not delivered now: {reason}; a gap is announced when it is delivered again"
-            self._effects.append(Reply(messages.error("unavailable", message), "unavailable", reason))
+            self._effects.append(Reply(messages.error(ErrorCode.UNAVAILABLE, message), ErrorCode.UNAVAILABLE, reason))
         return self._take()
 
     def timed_out(self, now: float) -> list[Effect]:
@@ -374,7 +377,7 @@ class Session:
                 self._close(Close.TOKEN_EXPIRED, "the token has expired")
         while self._queue and self._queue[0].deadline <= now:
             topic = self._queue[0].topic
-            self._settle(topic, "unavailable", f"Redis did not confirm {topic} in time; try again later")
+            self._settle(topic, ErrorCode.UNAVAILABLE, f"Redis did not confirm {topic} in time; try again later")
             self._drop(topic)
             self._release()
         return self._take()
@@ -408,7 +411,7 @@ class Session:
         if self._held > MAX_HELD:
             self._close(Close.POLICY_VIOLATION, f"more than {MAX_HELD} bytes of replies wait for a subscription")
 
-    def _settle(self, topic: str, code: str = "", message: str = "") -> None:
+    def _settle(self, topic: str, code: ErrorCode | None = None, message: str = "") -> None:
         """Decide what the held replies of a topic say: subscribed, or an error."""
         payload = messages.error(code, message) if code else messages.SUBSCRIBED
         for due in self._queue or ():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from wsd.errors import RequestError
+from wsd.protocol.codes import ErrorCode, TokenReason
 
 __all__ = [
     "CONNECTED",
@@ -69,27 +70,31 @@ def parse_request(text: str) -> Request:
     try:
         parsed: Any = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        raise RequestError("malformed", f"not valid JSON ({exc}); send one JSON object per message") from None
+        raise RequestError(ErrorCode.MALFORMED, f"not valid JSON ({exc}); send one JSON object per message") from None
     if type(parsed) is not dict:
-        raise RequestError("malformed", f"expected a JSON object, got {_kind(parsed)}")
+        raise RequestError(ErrorCode.MALFORMED, f"expected a JSON object, got {_kind(parsed)}")
     id = parsed.get("id")
     if id is not None and type(id) is not str and type(id) is not int:
-        raise RequestError("malformed", f"id must be a string or a 64-bit integer, not {_kind(id)}")
+        raise RequestError(ErrorCode.MALFORMED, f"id must be a string or a 64-bit integer, not {_kind(id)}")
     if "id" in parsed and id is None:
-        raise RequestError("malformed", "id must be a string or a 64-bit integer, not null; leave it out instead")
+        raise RequestError(
+            ErrorCode.MALFORMED, "id must be a string or a 64-bit integer, not null; leave it out instead"
+        )
     action = parsed.get("action")
     if type(action) is not str:
-        raise RequestError("malformed", _missing("action", action, "a string"), id)
+        raise RequestError(ErrorCode.MALFORMED, _missing("action", action, "a string"), id)
     if action == "ping":
         return Request("ping", "", "", id)
     if action not in _CONTEXTS:
         known = ", ".join((*_CONTEXTS, "ping"))
-        raise RequestError("unknown_action", f"no such action; the actions are {known}", id)
+        raise RequestError(ErrorCode.UNKNOWN_ACTION, f"no such action; the actions are {known}", id)
     session, context = parsed.get("session"), parsed.get("context")
     if type(session) is not str:
-        raise RequestError("malformed", _missing("session", session, "the session id received at the start"), id)
+        raise RequestError(
+            ErrorCode.MALFORMED, _missing("session", session, "the session id received at the start"), id
+        )
     if type(context) is not str:
-        raise RequestError("malformed", _missing("context", context, f"a string: {_CONTEXTS[action]}"), id)
+        raise RequestError(ErrorCode.MALFORMED, _missing("context", context, f"a string: {_CONTEXTS[action]}"), id)
     return Request(action, session, context, id)
 
 
@@ -112,17 +117,19 @@ def check_topic(topic: str) -> None:
         RequestError: with the code ``invalid_topic``.
     """
     if not topic:
-        raise RequestError("invalid_topic", "the topic is empty; name a topic of 1 to 256 bytes")
+        raise RequestError(ErrorCode.INVALID_TOPIC, "the topic is empty; name a topic of 1 to 256 bytes")
     try:
         size = len(topic.encode())
     except UnicodeEncodeError:
-        raise RequestError("invalid_topic", "the topic is not UTF-8: it holds a lone surrogate") from None
+        raise RequestError(ErrorCode.INVALID_TOPIC, "the topic is not UTF-8: it holds a lone surrogate") from None
     if size > MAX_TOPIC_BYTES:
-        raise RequestError("invalid_topic", f"the topic is longer than {MAX_TOPIC_BYTES} bytes of UTF-8")
+        raise RequestError(ErrorCode.INVALID_TOPIC, f"the topic is longer than {MAX_TOPIC_BYTES} bytes of UTF-8")
     if topic.startswith("__"):
-        raise RequestError("invalid_topic", "a topic can't start with two underscores: such names are Redis's own")
+        raise RequestError(
+            ErrorCode.INVALID_TOPIC, "a topic can't start with two underscores: such names are Redis's own"
+        )
     if _NOT_IN_TOPICS.search(topic):
-        raise RequestError("invalid_topic", "a topic can't contain white space or control characters")
+        raise RequestError(ErrorCode.INVALID_TOPIC, "a topic can't contain white space or control characters")
 
 
 def session_created(session: str) -> bytes:
@@ -135,18 +142,18 @@ def with_id(reply: bytes, id: str | int | None) -> bytes:
     return reply if id is None else b'%b,"id":%b}' % (reply[:-1], orjson.dumps(id))
 
 
-def unauthorized(reason: str, id: str | int | None) -> bytes:
+def unauthorized(reason: TokenReason, id: str | int | None) -> bytes:
     """Build the refusal of a token, or of a request without one.
 
     Without an ``id`` the message is one of the byte-for-byte stable ones. A client that sends one knows that replies
-    have more keys, and is told why: `reason` is a code of :exc:`~wsd.errors.TokenError`, or ``no_token``.
+    have more keys, and is told why.
     """
     if id is None:
         return SESSION_UNAUTHORIZED
     return with_id(b'%b,"reason":"%b"}' % (SESSION_UNAUTHORIZED[:-1], reason.encode()), id)
 
 
-def error(code: str, message: str) -> bytes:
+def error(code: ErrorCode, message: str) -> bytes:
     """Build an ``error``: a slug for programs and a text that says what to do about it."""
     return orjson.dumps({"action": "error", "code": code, "message": message})
 

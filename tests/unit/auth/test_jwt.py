@@ -383,11 +383,11 @@ def test_only_who_has_a_signed_token_learns_what_is_wrong_with_it(claims: dict[s
     signed = token(**{"aud": "wsd", "iss": "me", "topics": []} | claims)
     with pytest.raises(TokenError) as caught:
         authenticator.verify(signed)
-    assert (caught.value.code, caught.value.subject) == (code, "ann")
+    assert (caught.value.reason, caught.value.subject) == (code, "ann")
     for forged in (signed[:-2] + "AA", signed.rpartition(".")[0] + ".", signed[1:]):
         with pytest.raises(TokenError) as caught:
             authenticator.verify(forged)
-        assert (caught.value.code, caught.value.subject) == ("invalid", "")
+        assert (caught.value.reason, caught.value.subject) == ("invalid", "")
 
 
 @pytest.mark.parametrize(

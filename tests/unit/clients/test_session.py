@@ -41,6 +41,7 @@ from wsd.clients.session import (
     Wait,
 )
 from wsd.errors import TokenError
+from wsd.protocol.codes import TokenReason
 
 WALL = 1_700_000_000.0  # seconds since the epoch at which tests start
 
@@ -53,7 +54,7 @@ class Tokens:
     def verify(self, token: str) -> Grant:
         topics, _, seconds = token.partition("@")
         if topics == "bad":
-            raise TokenError("forged", seconds or "invalid")
+            raise TokenError("forged", TokenReason[(seconds or "invalid").upper()])
         return Grant(
             subject=token,
             topics=frozenset(topic for topic in topics.split(",") if not topic.endswith("*")),

@@ -51,6 +51,7 @@ from wsd.cli import main, publish, tail
 from wsd.cli.dev import hints, program
 from wsd.config import Settings, flag_fields
 from wsd.errors import CommandError
+from wsd.protocol.codes import Close, ErrorCode, Reaction, Remedy
 from wsd.protocol.messages import message_head
 from wsd.protocol.payload import embed
 
@@ -1283,7 +1284,9 @@ def client(
     return tail.Tail(url, topics, token=token, count=1, write=written.append)
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4001, 4008])
+@pytest.mark.parametrize(
+    "code", [1000, 1001, 1013, *(close for close in Close if close.reaction is Reaction.RECONNECT)]
+)
 async def test_tail_reconnects_after_these_codes(
     code: int, written: list[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1294,7 +1297,7 @@ async def test_tail_reconnects_after_these_codes(
     assert [request["action"] for request in server.received] == ["subscribe", "subscribe"]
 
 
-@pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009])
+@pytest.mark.parametrize("code", [close for close in Close if close.reaction is Reaction.STOP])
 async def test_tail_stops_after_these_codes(code: int, written: list[bytes]) -> None:
     async with FakeServer(closing(code)) as server:
         with pytest.raises(CommandError, match=f"{code}: because"):
@@ -1311,7 +1314,10 @@ async def test_tail_needs_a_new_token_after_4003(written: list[bytes]) -> None:
     assert [request["context"] for request in server.received] == ["old", "new"]
 
 
-@pytest.mark.parametrize("code", ["unavailable", "rate_limited"])
+LATER = [code for code in ErrorCode if code.remedy is Remedy.WAIT]
+
+
+@pytest.mark.parametrize("code", LATER)
 async def test_tail_tries_again_what_may_work_later(
     code: str, written: list[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1325,7 +1331,11 @@ async def test_tail_tries_again_what_may_work_later(
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ('{"action":"error","code":"too_many_topics","message":"enough"}', r"chat: enough \(too_many_topics\)"),
+        *(
+            (json.dumps({"action": "error", "code": code, "message": "enough"}), rf"chat: enough \({code}\)")
+            for code in (*ErrorCode, "of_the_future")
+            if code not in LATER
+        ),
         ('{"action":"session","message":"session unauthorized"}', "asks for a token"),
         ("hello", "does not speak the protocol"),
         ("[]", "does not speak the protocol"),
