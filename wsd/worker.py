@@ -13,7 +13,6 @@ import socket
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any
 
 import uvloop
@@ -29,13 +28,14 @@ from wsd.config import Settings
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
+from wsd.deployment import addresses
 from wsd.errors import SettingsError, StartupError
 from wsd.logs import BoundedLogger, set_level
 from wsd.metrics import Metrics, registry
-from wsd.redis.address import addresses, parse_deployment
-from wsd.redis.channels import Events
+from wsd.redis.address import parse_deployment
 from wsd.redis.source import make_source
 from wsd.slices import Slices
+from wsd.source import Events
 
 __all__ = ["Worker", "run"]
 
@@ -114,7 +114,14 @@ class Worker:
             self._unsubscribe,
         )
         self._bounds = Bounds(settings.max_backlog, settings.max_backlog_age)
-        self._fanout = Fanout(self.topics, self.metrics, self._bounds, loop.call_soon, self._hold)
+        self._fanout = Fanout(
+            self.topics,
+            self.metrics,
+            self._bounds,
+            loop.call_soon,
+            self._hold,
+            gap_notices=settings.gap_notices,
+        )
         self._deployment = parse_deployment(settings.redis_url.get_secret_value(), _client_name(settings.port))
         self.source = make_source(
             self._deployment,
@@ -124,7 +131,7 @@ class Worker:
             metrics=self.metrics,
             events=Events(
                 on_message=self._fanout.publish,
-                on_confirmed=self._on_confirmed,
+                on_confirmed=self._fanout.confirm,
                 on_refused=self.topics.refuse,
                 on_lost=self.topics.unconfirm,
             ),
@@ -290,11 +297,6 @@ class Worker:
     def _hold(self, full: bool) -> None:
         self.source.hold(full)
 
-    def _on_confirmed(self, channel: bytes, gap: bool) -> None:
-        if gap and self._settings.gap_notices:
-            self._fanout.announce_gap(channel)
-        self.topics.confirm(channel)
-
     def _tick(self, late: float) -> None:
         self.metrics.loop_lag_seconds.observe(late)
         logs.tick()
@@ -352,11 +354,11 @@ class Worker:
         self._short = short
 
     def _describe_links(self) -> list[str]:
-        return [link.describe() for link in self.source.links]
+        return [link.line for link in self.source.links]
 
     def _gauges(self) -> dict[str, float]:
-        now = monotonic()
-        probes = [link.probe for link in self.source.links if link.probe.returned_at is not None]
+        links = self.source.links
+        probed = [link for link in links if link.probe_age is not None]
         connections = self.gateway.connections
         states = Counter(connection.session.state.value for connection in connections if connection.session is not None)
         return {
@@ -368,10 +370,10 @@ class Worker:
             "lagging_connections": sum(connection.lagging for connection in connections),
             "backlog_bytes": sum(connection.backlog_bytes for connection in connections),
             "redis_link_up": self.source.up,
-            "redis_links": sum(link.up for link in self.source.links),
-            "redis_links_unprobed": sum(bool(link.probe.off) for link in self.source.links),
-            "redis_probe_age_seconds": max((probe.age(now) for probe in probes), default=math.nan),
-            "redis_probe_round_trip_seconds": max((probe.round_trip for probe in probes), default=math.nan),
+            "redis_links": sum(link.up for link in links),
+            "redis_links_unprobed": sum(link.unprobed != "" for link in links),
+            "redis_probe_age_seconds": max((link.probe_age or 0.0 for link in probed), default=math.nan),
+            "redis_probe_round_trip_seconds": max((link.probe_round_trip for link in probed), default=math.nan),
             "redis_channels_wanted": self.source.wanted,
             "redis_channels_confirmed": self.source.confirmed,
             "tasks": len(asyncio.all_tasks()),

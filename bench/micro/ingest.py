@@ -20,9 +20,9 @@ from bench.micro.fakes import Ear, Nowhere, Queue
 from bench.micro.parts import House, make_payload
 from bench.micro.work import Comparison, Work, clock
 from wsd.redis.address import parse_address
-from wsd.redis.channels import Events
 from wsd.redis.link import Fixed, Link
 from wsd.redis.wire import CLASSIC, Wire
+from wsd.source import Events
 
 __all__ = ["COMPARISONS", "Alone", "Ingest", "RedisPy"]
 

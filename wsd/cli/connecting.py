@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wsd.config import Settings
+from wsd.deployment import Cluster, Deployment, Sentinel, Standalone
 from wsd.errors import CommandError
 from wsd.metrics import Metrics
-from wsd.redis.address import Cluster, Deployment, Sentinel, Standalone, parse_deployment
-from wsd.redis.channels import Events
-from wsd.redis.link import Link
-from wsd.redis.source import Source, make_source
+from wsd.redis.address import parse_deployment
+from wsd.redis.source import make_source
+from wsd.source import Events, LinkStatus, Source
 
 __all__ = ["connect"]
 
@@ -57,7 +57,7 @@ async def connect(chosen: Settings) -> list[str]:
             async with asyncio.timeout(PATIENCE):
                 problem = await _settled(source, running, refused)
         except TimeoutError:
-            problem = source.problem or "; ".join(link.describe() for link in source.links) or "no answer in time"
+            problem = source.problem or "; ".join(link.line for link in source.links) or "no answer in time"
         finally:
             running.cancel()
             await asyncio.wait([running])
@@ -81,10 +81,10 @@ async def _settled(source: Source, running: asyncio.Task[None], refused: list[by
         if source.problem not in ("", before):
             return source.problem
         for link in source.links:
-            if link.probe.off and link.server.get("server") != "fakeredis":
-                return f"what is published can't be seen to arrive: {link.probe.off}"
+            if link.unprobed and link.server.get("server") != "fakeredis":
+                return f"what is published can't be seen to arrive: {link.unprobed}"
         # The Redis of `wsd dev` can't be probed, but it confirms.
-        if source.confirmed and all(link.probe.returned_at is not None or link.probe.off for link in source.links):
+        if source.confirmed and all(link.probe_age is not None or link.unprobed for link in source.links):
             return ""
 
 
@@ -98,14 +98,14 @@ def _user(deployment: Deployment) -> str:
             return deployment.master.username or "default"
 
 
-def _found(link: Link, user: str, channels: str) -> str:
+def _found(link: LinkStatus, user: str, channels: str) -> str:
     says = link.server
     what = ", ".join(says[name] for name in ("mode", "role") if name in says)
     delivery = "subscribed"
-    if link.probe.returned_at is not None:
-        delivery = f"subscribed, published and received in {link.probe.round_trip * 1000:.1f} ms"
+    if link.probe_age is not None:
+        delivery = f"subscribed, published and received in {link.probe_round_trip * 1000:.1f} ms"
     software = f"{says.get('server', 'Redis')} {says.get('version', '')}".rstrip()
-    return f"{link.place}: {software} ({what}); logged in as {user}; channels {channels}: {delivery}"
+    return f"{link.name}: {software} ({what}); logged in as {user}; channels {channels}: {delivery}"
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from wsd.cli.output import write
 from wsd.cli.tail import server_url
 from wsd.cli.token import signs_with_shared_secret
 from wsd.config import RedisUrl, Settings, warnings
+from wsd.deployment import Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded
 from wsd.errors import CommandError
 from wsd.logs import setup
-from wsd.redis.address import Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded, parse_deployment
+from wsd.redis.address import parse_deployment
 from wsd.sockets import is_taken
 from wsd.worker import Worker
 from wsd.worker import run as run_worker

@@ -18,19 +18,10 @@ from redis.retry import Retry
 
 from wsd.cli.arguments import settings
 from wsd.cli.output import say, write
+from wsd.deployment import Address, Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded
 from wsd.errors import CommandError, LinkError, RequestError
 from wsd.protocol.messages import check_topic
-from wsd.redis.address import (
-    Address,
-    Cluster,
-    Deployment,
-    Sentinel,
-    Standalone,
-    addresses,
-    is_sharded,
-    parse_deployment,
-    tls_options,
-)
+from wsd.redis.address import parse_deployment, tls_options
 from wsd.redis.place import told_place
 
 __all__ = ["payloads", "run"]

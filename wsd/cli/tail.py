@@ -35,10 +35,10 @@ from wsd.cli.arguments import TOKEN_VARIABLE, settings
 from wsd.cli.output import close_stdout, say, write
 from wsd.cli.token import sign, signs_with_shared_secret
 from wsd.config import Settings, is_loopback
+from wsd.deployment import check_host
 from wsd.errors import CommandError, RequestError
 from wsd.protocol.codes import Close, ErrorCode, Reaction, Remedy
 from wsd.protocol.messages import check_topic
-from wsd.redis.address import check_host
 
 __all__ = ["Tail", "cut", "run", "server_url"]
 

@@ -128,6 +128,7 @@ class Fanout:
         call_soon: runs a function at the loop's next turn: the loop's ``call_soon``.
         hold: called with True when the log is full, and with False when there is room again: the source should bring
             nothing meanwhile.
+        gap_notices: whether listeners are told when they may have missed messages.
     """
 
     def __init__(
@@ -137,12 +138,15 @@ class Fanout:
         bounds: Bounds,
         call_soon: Callable[[Callable[[], None]], object],
         hold: Callable[[bool], object] = lambda full: None,
+        *,
+        gap_notices: bool = True,
     ) -> None:
         self._topics = topics
         self._metrics = metrics
         self._large = bounds.max_backlog // LARGE  # bytes of a message that is worth a warning
         self._portion = bounds.portion  # bytes that a connection is handed at a time, unless one message is longer
         self._call_soon = call_soon
+        self._gap_notices = gap_notices
         self._hold = hold
         self._holding = False  # whether the source is held
         self._log: list[_Run] = []  # what is in no pass yet, in order
@@ -177,6 +181,17 @@ class Fanout:
                 self._hold_source(True)
         else:
             self._append(_Run(topic, frame), size)
+
+    def confirm(self, channel: bytes, gap: bool) -> None:
+        """Redis delivers a channel from now on.
+
+        Args:
+            channel: the channel.
+            gap: whether those who listen may have missed messages. The notice comes before the channel's next message.
+        """
+        if gap and self._gap_notices:
+            self.announce_gap(channel)
+        self._topics.confirm(channel)
 
     def announce_gap(self, channel: bytes) -> None:
         """Tell those who listen to a channel now that messages may have been missed, before the next one."""

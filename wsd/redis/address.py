@@ -1,7 +1,6 @@
-"""Which Redis it is, where, and how to get in: all that is known here about a ``redis_url``.
+"""A ``redis_url``: taken apart into a `wsd.deployment.Deployment`, refused, or shown without what is secret.
 
-A URL names a `Deployment`: one server, the Sentinels that know the master's place, or some nodes of a Cluster. Where it
-lists several servers, each is read as a URL of its own, with the login and the options of the whole.
+Where a URL lists several servers, each is read as a URL of its own, with the login and the options of the whole.
 
 The URLs are those of redis-py, since users know them, but not its ``parse_url``: that drops the ``x`` of
 ``redis://h/x``, takes ``redis://`` for localhost, cuts a password off at ``#``, and replaces bytes of a password that
@@ -13,28 +12,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from ipaddress import IPv6Address
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 from urllib.parse import unquote as _unquote
 
-from wsd.redis.tls import OPTIONS as TLS_OPTIONS
-from wsd.redis.tls import TLS, check_options
+from wsd.deployment import REDIS_PORT, Address, Cluster, Deployment, Sentinel, Standalone, check_host
+from wsd.tls import OPTIONS as TLS_OPTIONS
+from wsd.tls import TLS, check_options
 
 __all__ = [
     "FORMS",
-    "Address",
-    "Cluster",
-    "Deployment",
-    "Sentinel",
-    "Standalone",
-    "addresses",
-    "check_host",
     "check_url",
     "has_password",
-    "is_sharded",
     "mask_url",
     "parse_address",
     "parse_deployment",
@@ -46,11 +37,7 @@ FORMS = (
     " redis+cluster://HOST:PORT,HOST:PORT; USER:PASSWORD@ after // if need be, rediss in place of redis for TLS"
 )
 
-DEFAULT_PORT = 6379
-
 SENTINEL_PORT = 26379  # Sentinel's own default
-
-HOST_MOST = 253  # letters of a name in DNS (RFC 1035, section 2.3.4, without the bytes of its lengths)
 
 PATH_MOST = 107  # bytes of a unix socket's path on Linux (unix(7)), without the zero at its end
 
@@ -78,8 +65,6 @@ OPTIONS = {
 
 _MASTER = "[A-Za-z0-9._-]+"  # a name as sentinel.conf permits it
 
-_NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"  # a host; containers are called redis_1, too
-
 # A place that somebody wrote without a scheme. A word alone is none, because it may be a password.
 _BARE = r"(localhost|[0-9]{1,3}(\.[0-9]{1,3}){3}|[A-Za-z0-9._-]+:[0-9]{1,5})(/[0-9]{0,5})?"
 
@@ -87,109 +72,6 @@ _BARE = r"(localhost|[0-9]{1,3}(\.[0-9]{1,3}){3}|[A-Za-z0-9._-]+:[0-9]{1,5})(/[0
 _PLACE = r"(\[[^]]*\]|[^][:/#,]*)(:[0-9]{1,5})?"
 _PUBLIC = rf"{_PLACE}(,{_PLACE})*(/[0-9]*)?"
 _PUBLIC_SENTINEL = rf"{_PLACE}(,{_PLACE})*(/({_MASTER}(/[0-9]*)?)?)?"
-
-
-# The values
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """One Redis server. Printing it never shows the password."""
-
-    host: str = ""
-    port: int = DEFAULT_PORT
-    path: str = ""  # of a unix socket; then host and port don't count
-    username: str = ""  # "" is Redis's user "default"
-    password: str = field(default="", repr=False)
-    tls: TLS | None = field(default=None, repr=False)
-    client_name: str = "wsd"  # what CLIENT LIST calls a connection
-
-    def __str__(self) -> str:
-        return f"unix://{self.path}" if self.path else f"{'rediss' if self.tls else 'redis'}://{self.place}"
-
-    @property
-    def place(self) -> str:
-        """Host and port, as a URL has them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def login(self) -> tuple[str, bytes, bytes] | tuple[()]:
-        """The words of HELLO that log in.
-
-        A user without a password logs in with an empty one, which Redis takes from a user who has ``nopass``. Without
-        AUTH it would be the user "default", who may do more.
-        """
-        if not self.username and not self.password:
-            return ()
-        return "AUTH", _bytes(self.username or "default"), _bytes(self.password)
-
-    def at(self, host: str, port: int) -> Address:
-        """Return another server that takes the same login and speaks TLS if this one does."""
-        return replace(self, host=host, port=port, path="")
-
-
-@dataclass(frozen=True, slots=True)
-class Standalone:
-    """One server."""
-
-    server: Address
-
-    def __str__(self) -> str:
-        return str(self.server)
-
-
-@dataclass(frozen=True, slots=True)
-class Sentinel:
-    """A master and its replicas; Sentinels know which is the master."""
-
-    sentinels: tuple[Address, ...]
-    name: str  # of the master, among those that the Sentinels watch
-    master: Address  # login and TLS of master and replicas; its host is empty
-
-    def __str__(self) -> str:
-        return f"the master {self.name} of Sentinel at {_places(self.sentinels)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A Redis Cluster; any node knows the others."""
-
-    seeds: tuple[Address, ...]  # the nodes that the URL names
-
-    def __str__(self) -> str:
-        return f"the cluster at {_places(self.seeds)}"
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-Deployment: TypeAlias = Standalone | Sentinel | Cluster
-
-
-def _places(servers: tuple[Address, ...]) -> str:
-    return ", ".join(server.place for server in servers)
-
-
-def addresses(deployment: Deployment) -> tuple[Address, ...]:
-    """Return all that the URL says about servers; the host of Sentinel's master is empty."""
-    match deployment:
-        case Standalone(server):
-            return (server,)
-        case Sentinel(sentinels, _, master):
-            return (*sentinels, master)
-        case Cluster(seeds):
-            return seeds
-
-
-def is_sharded(deployment: Deployment, pubsub: str) -> bool:
-    """Say whether Pub/Sub is sharded.
-
-    Args:
-        deployment: of which Redis.
-        pubsub: the setting: ``auto``, ``classic`` or ``sharded``.
-    """
-    return pubsub == "sharded" or (pubsub == "auto" and isinstance(deployment, Cluster))
 
 
 # Taking a URL apart
@@ -245,7 +127,7 @@ def parse_deployment(url: str, client_name: str = "wsd") -> Deployment:
             login, username=options.get("sentinel_username", ""), password=options.get("sentinel_password", "")
         )
         return Sentinel(_servers(parts, asked, SENTINEL_PORT), parts.path.split("/")[1], login)
-    servers = _servers(parts, login, DEFAULT_PORT)
+    servers = _servers(parts, login, REDIS_PORT)
     return Cluster(servers) if parts.scheme.endswith("+cluster") else Standalone(servers[0])
 
 
@@ -391,33 +273,6 @@ def _check_options(parts: _Parts) -> None:
     if parts.login and {"username", "password"} & options.keys():
         raise ValueError("user and password either before the @ or as username= and password=")
     check_options(options)
-
-
-def check_host(host: str) -> None:
-    """Refuse what can be no host: the resolver would raise an error of its own, or worse, ask.
-
-    Raises:
-        ValueError: the text says what is allowed.
-    """
-    if ":" in host:
-        try:
-            IPv6Address(host)
-        except ValueError:
-            host = ""
-        if not re.fullmatch("[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]{1,32})?", host):
-            raise ValueError("an IPv6 address, or a name without colons, as the host")
-        return
-    try:
-        # The length first, because the codec takes a time that grows with its square. What it does with a name that is
-        # not ASCII, the resolver does too.
-        ascii_name = host.encode("idna").decode() if 0 < len(host) <= HOST_MOST else ""
-    except UnicodeError:
-        ascii_name = ""
-    if len(ascii_name) > HOST_MOST or not re.fullmatch(_NAME, ascii_name):
-        raise ValueError(
-            "an IP address, or a name in letters, digits, '-' and '_' as the host: parts of 1 to 63 letters with single"
-            f" dots between them, {HOST_MOST} letters in all"
-        )
 
 
 # Showing one

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
@@ -29,8 +28,9 @@ from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis.slots import key_slot
 from wsd.redis.wire import Dialect, bugs, public
+from wsd.source import Events
 
-__all__ = ["Channels", "Events"]
+__all__ = ["Channels"]
 
 BATCH = 512
 """Channels in one SUBSCRIBE. A command of 512 takes Redis about 0.1 ms, so others are served in between."""
@@ -48,16 +48,6 @@ logger = logging.getLogger(__name__)
 refusals = BoundedLogger(logger)  # a client may ask for any number of channels that Redis refuses
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """Whom to call about what comes from Redis."""
-
-    on_message: Callable[[bytes, bytes], None]  # with channel and payload
-    on_confirmed: Callable[[bytes, bool], None]  # with a wanted channel, and whether messages may have been missed
-    on_refused: Callable[[bytes, str], None]  # with a wanted channel, and why Redis refuses it
-    on_lost: Callable[[Iterable[bytes]], None]  # with channels that aren't delivered until they are confirmed again
 
 
 class _State(Enum):

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from wsd.backoff import Backoff, spread
+from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
-from wsd.redis.address import Address
-from wsd.redis.channels import Events
 from wsd.redis.link import Fixed, Link
 from wsd.redis.slots import key_slot
 from wsd.redis.topology import Nodes, Place, Topology
+from wsd.source import Events, LinkStatus
 
 __all__ = ["AnyNode", "ShardedCluster"]
 
@@ -127,9 +127,9 @@ class ShardedCluster:
         self._logged = ""  # the problem that was logged last
 
     @property
-    def links(self) -> Sequence[Link]:
-        """The links that are open."""
-        return list(self._links.values())
+    def links(self) -> Sequence[LinkStatus]:
+        """The links that are open, as they stand now."""
+        return [link.status for link in self._links.values()]
 
     @property
     def problem(self) -> str:

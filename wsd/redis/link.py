@@ -28,13 +28,14 @@ from typing import Protocol
 import hiredis
 
 from wsd.backoff import Backoff, spread
+from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.logs import fields
 from wsd.metrics import Metrics
-from wsd.redis.address import Address
-from wsd.redis.channels import Channels, Events
+from wsd.redis.channels import Channels
 from wsd.redis.probe import Probe
 from wsd.redis.wire import MESSAGE_MOST, Dialect, Reply, Wire, bugs, connect, public
+from wsd.source import Events, LinkStatus
 
 __all__ = ["Fixed", "Guide", "Link"]
 
@@ -182,11 +183,6 @@ class Link:
         return self._channels.astray > 0
 
     @property
-    def place(self) -> str:
-        """Which server, for people."""
-        return self._place
-
-    @property
     def failing(self) -> bool:
         """Whether the link is down, and has been tried."""
         return self.problem not in ("", NOT_YET)
@@ -202,13 +198,26 @@ class Link:
         return len(self._channels.subscribed())
 
     @property
-    def links(self) -> Sequence[Link]:
+    def links(self) -> Sequence[LinkStatus]:
         """The connections of this source of messages: this one."""
-        return (self,)
+        return (self.status,)
 
-    def describe(self) -> str:
-        """Say in one line for people how it stands."""
-        state = self.problem or self.probe.describe(monotonic())
+    @property
+    def status(self) -> LinkStatus:
+        """How it stands now."""
+        now, probe = monotonic(), self.probe
+        return LinkStatus(
+            name=self._place,
+            server=self.server,
+            up=self.up,
+            unprobed=probe.off,
+            probe_age=probe.age(now),
+            probe_round_trip=probe.round_trip,
+            line=self._describe(now),
+        )
+
+    def _describe(self, now: float) -> str:
+        state = self.problem or self.probe.describe(now)
         wanted = self._channels.wanted
         delivered = sum(channel in wanted for channel in self._channels.subscribed())
         refused = f" ({self._channels.refused} refused by Redis)" if self._channels.refused else ""

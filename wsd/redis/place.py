@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from wsd.deployment import check_host
 from wsd.errors import LinkError
-from wsd.redis.address import Address, check_host
 from wsd.redis.wire import Reply, public
 
-__all__ = ["Place", "place_text", "told_number", "told_place"]
+__all__ = ["Place", "told_number", "told_place"]
 
 Place = tuple[str, int]
 """Host and port of a server."""
@@ -44,9 +44,3 @@ def told_number(reply: Reply) -> int | None:
     if isinstance(reply, bytes) and reply.isdigit() and len(reply) <= DIGITS_MOST:  # of bytes: 0 to 9 alone
         return int(reply)
     return None
-
-
-def place_text(place: Place) -> str:
-    """Write a place for people."""
-    host, port = place
-    return Address(host, port).place

@@ -74,10 +74,11 @@ class Probe:
         """Say for people how it stands."""
         if self.off:
             return f"not probed: {self.off}"
-        if self.returned_at is None:
+        age = self.age(now)
+        if age is None:
             return "not probed yet"
-        return f"probe came back in {self.round_trip * 1000:.1f} ms, {self.age(now):.1f} s ago"
+        return f"probe came back in {self.round_trip * 1000:.1f} ms, {age:.1f} s ago"
 
-    def age(self, now: float) -> float:
-        """Seconds since the last one came back; NaN if none has."""
-        return math.nan if self.returned_at is None else now - self.returned_at
+    def age(self, now: float) -> float | None:
+        """Seconds since the last one came back; None if none has."""
+        return None if self.returned_at is None else now - self.returned_at

@@ -31,10 +31,10 @@ from functools import partial
 import hiredis
 
 from wsd.backoff import Backoff, spread
+from wsd.deployment import Address, Sentinel, place_text
 from wsd.errors import LinkError
 from wsd.logs import BoundedLogger
-from wsd.redis.address import Address, Sentinel
-from wsd.redis.place import Place, place_text, told_number, told_place
+from wsd.redis.place import Place, told_number, told_place
 from wsd.redis.wire import CLASSIC, Reply, Wire, connect, public
 
 __all__ = ["SentinelGuide"]
@@ -307,9 +307,9 @@ class SentinelGuide:
         for sentinel, voice in self._voices.items():
             if voice.answering and voice.place is not None:
                 said.setdefault(voice.place, []).append(sentinel.place)
-        here = place_text(self._master) if self._master is not None else "nowhere"
+        here = place_text(*self._master) if self._master is not None else "nowhere"
         if said.keys() - {self._master}:
-            parts = "; ".join(f"{', '.join(sentinels)}: {place_text(place)}" for place, sentinels in said.items())
+            parts = "; ".join(f"{', '.join(sentinels)}: {place_text(*place)}" for place, sentinels in said.items())
             return f"the Sentinels disagree about where {self._deployment.name} is ({parts}); wsd listens to {here}"
         answering = sum(map(len, said.values()))
         if answering * 2 <= len(self._voices):

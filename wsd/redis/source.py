@@ -1,61 +1,21 @@
-"""Where messages come from: one link, or those of a cluster. What the worker sees of Redis."""
+"""Which `wsd.source.Source` it takes for a deployment: one link, or those of a Cluster."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
 
+from wsd.deployment import Cluster, Deployment, Sentinel, is_sharded
 from wsd.metrics import Metrics
-from wsd.redis.address import Cluster, Deployment, Sentinel, is_sharded
-from wsd.redis.channels import Events
 from wsd.redis.cluster import AnyNode, ShardedCluster
 from wsd.redis.link import Fixed, Guide, Link
 from wsd.redis.sentinel import SentinelGuide
 from wsd.redis.topology import Nodes
 from wsd.redis.wire import CLASSIC, SHARDED
+from wsd.source import Events, Source
 
-__all__ = ["Source", "make_source"]
-
-
-class Source(Protocol):
-    """What delivers channels."""
-
-    def subscribe(self, channel: bytes) -> bool:
-        """Want a channel; return whether Redis has confirmed it already, since then ``on_confirmed`` isn't called."""
-
-    def unsubscribe(self, channel: bytes) -> None:
-        """Want a channel no more."""
-
-    def hold(self, full: bool) -> None:
-        """Bring no more messages until called with False; keep the connections."""
-
-    async def run(self) -> None:
-        """Connect and stay connected until cancelled."""
-
-    @property
-    def links(self) -> Sequence[Link]:
-        """The connections."""
-
-    @property
-    def up(self) -> bool:
-        """Whether channels can be subscribed."""
-
-    @property
-    def healed(self) -> bool:
-        """Whether it is up, and every channel that was delivered once is delivered again."""
-
-    @property
-    def problem(self) -> str:
-        """Why it isn't up, for people."""
-
-    @property
-    def wanted(self) -> int:
-        """How many channels are wanted."""
-
-    @property
-    def confirmed(self) -> int:
-        """How many channels Redis has confirmed."""
+__all__ = ["make_source"]
 
 
 def make_source(

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import hiredis
 
+from wsd.deployment import Address
 from wsd.errors import LinkError
-from wsd.redis.address import Address
 from wsd.redis.place import Place, told_number, told_place
 from wsd.redis.slots import SLOTS
 from wsd.redis.wire import CLASSIC, Reply, Wire, connect, public

@@ -26,9 +26,9 @@ from typing import Any, cast
 
 import hiredis
 
+from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.logs import BoundedLogger
-from wsd.redis.address import Address
 from wsd.redis.race import AllFailed, interleave, race
 from wsd.redis.slots import key_slot
 

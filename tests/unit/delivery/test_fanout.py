@@ -74,12 +74,14 @@ class Ear:
 class House:
     """The fan-out, a topic table and a loop, and what connections do with them."""
 
-    def __init__(self, bounds: Bounds = BOUNDS) -> None:
+    def __init__(self, bounds: Bounds = BOUNDS, *, gap_notices: bool = True) -> None:
         self.loop = Loop()
         self.held: list[bool] = []  # what the source was told
         self.metrics = Metrics()
         self.topics = TopicTable("", lambda channel: True, lambda channel: None)
-        self.fanout = Fanout(self.topics, self.metrics, bounds, self.loop.call_soon, self.held.append)
+        self.fanout = Fanout(
+            self.topics, self.metrics, bounds, self.loop.call_soon, self.held.append, gap_notices=gap_notices
+        )
 
     def join(self, ear: Ear, *topics: str) -> Ear:
         for topic in topics:
@@ -378,6 +380,18 @@ def test_who_begins_to_listen_after_a_gap_has_missed_nothing(house: House) -> No
     assert (old.writes, new.writes) == ([notice("a") + message("a", "1")], [message("a", "1")])
     assert waiting.writes == []
     assert house.metrics.gap_notices == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_confirmation_after_a_gap_tells_those_who_listen_unless_notices_are_off(wanted: bool) -> None:
+    house = House(gap_notices=wanted)
+    ear = house.join(Ear(), "a")
+    house.topics.unconfirm([b"a"])
+    house.fanout.confirm(b"a", True)
+    house.fanout.confirm(b"a", False)
+    assert house.topics.channels[b"a"].confirmed
+    house.loop.run()
+    assert ear.writes == ([notice("a")] if wanted else [])
 
 
 def test_who_has_left_is_not_told_of_a_gap(house: House) -> None:

@@ -8,22 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsd.redis.address import (
-    FORMS,
-    Address,
-    Cluster,
-    Sentinel,
-    Standalone,
-    addresses,
-    check_host,
-    check_url,
-    has_password,
-    is_sharded,
-    mask_url,
-    parse_address,
-    parse_deployment,
-    tls_options,
-)
+from wsd.deployment import Address, Cluster, Sentinel, Standalone, addresses, check_host, is_sharded
+from wsd.redis.address import FORMS, check_url, has_password, mask_url, parse_address, parse_deployment, tls_options
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 from wsd.errors import LinkError
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
-from wsd.redis.channels import BATCH, LINGER, REFUSED_RETRY, Channels, Events
+from wsd.redis.channels import BATCH, LINGER, REFUSED_RETRY, Channels
 from wsd.redis.slots import key_slot
 from wsd.redis.wire import CLASSIC, SHARDED, Dialect
+from wsd.source import Events
 
 NOPERM = "NOPERM No permissions to access a channel"
 

@@ -11,15 +11,15 @@ from typing import Any, cast
 import pytest
 
 from tests.lib.servers import eventually
+from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
 from wsd.redis import cluster as cluster_module
-from wsd.redis.address import Address
-from wsd.redis.channels import Events
 from wsd.redis.cluster import AnyNode, ShardedCluster
 from wsd.redis.link import Fixed, Link
 from wsd.redis.slots import SLOTS, key_slot
 from wsd.redis.topology import Nodes, Place, Topology
+from wsd.source import Events
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 HALF = SLOTS // 2
@@ -73,6 +73,7 @@ class PlayedLink:
 
     confirmed = wanted
     healed = True
+    status = object()
 
     def subscribe(self, channel: bytes, *, missed: bool) -> bool:
         self.channels[channel] = missed

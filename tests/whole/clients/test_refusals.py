@@ -42,10 +42,9 @@ async def test_a_redis_without_sharded_channels_is_not_ready_for_them(renamed: R
 @pytest.mark.parametrize("renamed", ["PUBLISH"], indirect=True)
 async def test_that_delivery_cannot_be_probed_is_said(renamed: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(renamed, redis_heartbeat=1) as worker, Client(worker.port) as client:
-        (link,) = worker.source.links
-        await eventually(lambda: link.probe.off)
+        await eventually(lambda: worker.source.links[0].unprobed)
         assert worker.unready() == ""  # what is published under the other name is delivered
-        assert "not probed: Redis refuses PUBLISH" in link.describe()
+        assert "not probed: Redis refuses PUBLISH" in worker.source.links[0].line
         await client.subscribe("topic")
         renamed("hidden", "topic", '"hello"')
         assert (await client.receive())["snapshot"] == "hello"
@@ -58,11 +57,10 @@ async def test_a_probe_that_was_refused_is_tried_again(own_redis: RedisServer, m
     own_redis("ACL", "SETUSER", "wsd", "on", ">pw", *permitted, "-publish", "&*")
     url = f"redis://wsd:pw@127.0.0.1:{own_redis.port}"
     async with serving(url, redis_heartbeat=0.5) as worker:
-        (link,) = worker.source.links
-        await eventually(lambda: link.probe.off)
+        await eventually(lambda: worker.source.links[0].unprobed)
         own_redis("ACL", "SETUSER", "wsd", "+publish")
-        await eventually(lambda: link.probe.returned_at is not None)
-        assert not link.probe.off
+        await eventually(lambda: worker.source.links[0].probe_age is not None)
+        assert not worker.source.links[0].unprobed
 
 
 @pytest.fixture

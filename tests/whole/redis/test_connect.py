@@ -12,8 +12,9 @@ import pytest
 
 from tests.lib.servers import RedisServer, eventually, free_port
 from wsd.cli import main
+from wsd.deployment import Address
 from wsd.errors import LinkError
-from wsd.redis.address import Address, parse_address
+from wsd.redis.address import parse_address
 from wsd.redis.race import AllFailed, interleave, race
 from wsd.redis.wire import CLASSIC, Wire, connect
 

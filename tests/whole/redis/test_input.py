@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from tests.whole.redis.test_sentinel import bulk
 from wsd.cli import main
+from wsd.deployment import Address, Cluster, Deployment, Sentinel, Standalone
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
-from wsd.redis.address import Address, Cluster, Deployment, Sentinel, Standalone
-from wsd.redis.channels import Events
 from wsd.redis.place import told_number, told_place
 from wsd.redis.slots import SLOTS
 from wsd.redis.source import make_source
 from wsd.redis.topology import _parse
 from wsd.redis.wire import CLASSIC, REPLY_MOST, Wire, public
+from wsd.source import Events
 
 CONNECTIONS = 12
 """Connections of one example: the first gets rubbish as its first answer, the second as its second, and so on."""
@@ -213,7 +213,7 @@ async def survive(make: Callable[[int], Deployment], pubsub: Any, rubbish: bytes
             while liar.connections < CONNECTIONS and not task.done():  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.002)
         assert not task.done(), task
-        _ = source.problem, [link.describe() for link in source.links]
+        _ = source.problem, [link.line for link in source.links]
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -20,14 +20,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.faults.proxy import Flow, Proxy
 from tests.faults.topologies import redis_version
 from tests.lib.servers import RedisServer, eventually
+from wsd.deployment import Address
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis import channels as channels_module
 from wsd.redis import link as link_module
-from wsd.redis.address import Address, parse_address
-from wsd.redis.channels import Events
+from wsd.redis.address import parse_address
 from wsd.redis.link import Fixed, Link
 from wsd.redis.wire import CLASSIC, SHARDED, Dialect, connect
+from wsd.source import Events
 
 HEARTBEAT = 0.4  # seconds
 
@@ -135,7 +136,7 @@ async def test_a_channel_nobody_wants_lingers_and_is_then_unsubscribed(
         link.unsubscribe(b"linger")
         assert link.subscribe(b"linger"), "it is still subscribed"
         link.unsubscribe(b"linger")
-        assert "0 of 0 channels" in link.describe()
+        assert "0 of 0 channels" in link.status.line
         await eventually(lambda: redis.publish("linger", "x") == 0)
         assert not link.confirmed
         assert not link.subscribe(b"linger")
@@ -203,7 +204,7 @@ async def test_a_permission_that_is_taken_away_and_given_back_ends_in_a_gap(
         own_redis("ACL", "SETUSER", "wsd", "resetchannels")  # Redis cuts off those who listen without permission
         await recorder.until("refused", b"given")
         assert link.up
-        assert "0 of 1 channels (1 refused by Redis)" in link.describe()
+        assert "0 of 1 channels (1 refused by Redis)" in link.status.line
         own_redis("ACL", "SETUSER", "wsd", "&*")
         await recorder.until("gap", b"given")
         assert link.healed
@@ -486,7 +487,7 @@ async def test_the_probe_tells_how_long_delivery_takes(redis: RedisServer) -> No
         assert 0 < link.probe.round_trip < 15
         first = link.probe.returned_at
         await eventually(lambda: link.probe.returned_at != first)
-        assert "probe came back in" in link.describe()
+        assert "probe came back in" in link.status.line
         assert recorder.events == [], "it is nobody else's business"
 
 
@@ -521,7 +522,7 @@ async def test_a_user_who_may_not_publish_is_served_without_a_probe(
         assert recorder.count("lost") == 0
         assert "is not probed" in caplog.text
         assert "permit the Redis user +publish" in caplog.text
-        assert "not probed: permit" in link.describe()
+        assert "not probed: permit" in link.status.line
 
 
 async def drop_subscription(link: Link, channel: bytes) -> None:

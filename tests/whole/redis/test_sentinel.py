@@ -13,9 +13,9 @@ import hiredis
 import pytest
 
 from tests.lib.servers import eventually, free_port
+from wsd.deployment import Address, Sentinel
 from wsd.errors import LinkError
 from wsd.redis import sentinel as sentinel_module
-from wsd.redis.address import Address, Sentinel
 from wsd.redis.sentinel import SentinelGuide
 
 ONE = Address("127.0.0.1", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 
@@ -22,9 +22,10 @@ from tests.lib.servers import RedisServer, eventually
 from tests.whole.redis.test_link import Recorder, needs_sharding
 from wsd.metrics import Metrics
 from wsd.redis.address import parse_deployment
-from wsd.redis.channels import Events
+from wsd.redis.cluster import ShardedCluster
 from wsd.redis.slots import key_slot
-from wsd.redis.source import Source, make_source
+from wsd.redis.source import make_source
+from wsd.source import Events, Source
 
 HEARTBEAT = 1.0
 CHANNELS = [b"app:%d" % number for number in range(300)]
@@ -93,7 +94,7 @@ async def test_one_link_per_node_carries_the_channels_of_its_slots(cluster: Clus
             assert node("SPUBLISH", mine[0], "x") == 1
             await recorder.until("message", mine[0], b"x")
         await eventually(
-            lambda: all(link.probe.returned_at is not None for link in source.links), "a probe in a slot of each node"
+            lambda: all(link.probe_age is not None for link in source.links), "a probe in a slot of each node"
         )
         assert gaps(recorder) == []
 
@@ -146,7 +147,7 @@ async def test_a_channel_that_is_unsubscribed_while_its_slot_moves_harms_nobody(
         moving = [channel for channel in CHANNELS if owners[key_slot(channel)] == first.port]
         for channel in moving[:30]:
             source.unsubscribe(channel)
-            for link in source.links:
+            for link in cast(ShardedCluster, source)._links.values():
                 link._channels.tidy()
             await asyncio.sleep(0)  # SUNSUBSCRIBE is sent
             cluster.move_slots([key_slot(channel)], second)
@@ -162,12 +163,12 @@ async def test_classic_channels_of_a_cluster_come_through_any_node(cluster: Clus
         for number, node in enumerate(cluster.nodes):
             node.publish("app:1", str(number))
             await recorder.until("message", b"app:1", b"%d" % number)
-        here = source.links[0].describe()
+        here = source.links[0].line
         node = next(node for node in cluster.nodes if f":{node.port}:" in here)
         node.stop()
         await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
         assert source.healed
-        assert source.links[0].describe() != here
+        assert source.links[0].line != here
     cluster.settle()
 
 
@@ -178,7 +179,7 @@ async def test_a_user_who_may_do_what_the_readme_says_can_use_a_cluster(cluster:
         node("ACL", "SETUSER", "wsd", "on", ">s3cret", *ACL, *CLUSTER_ACL, "resetchannels", "&app:*")
     async with sourced(cluster.url.replace("//", "//wsd:s3cret@")) as (source, recorder, _):
         assert len(source.links) == 3
-        await eventually(lambda: all(link.probe.returned_at is not None for link in source.links), "the probes")
+        await eventually(lambda: all(link.probe_age is not None for link in source.links), "the probes")
         source.subscribe(b"other:1")
         await recorder.until("refused", b"other:1")
         assert source.healed
@@ -204,7 +205,7 @@ async def test_a_cluster_that_is_no_cluster_says_so(redis: RedisServer) -> None:
 
 async def test_the_master_is_found_and_followed(trio: SentinelTrio) -> None:
     async with sourced(trio.url) as (source, recorder, _):
-        assert str(trio.master_port()) in source.links[0].describe()
+        assert str(trio.master_port()) in source.links[0].line
         old = trio.master()
         trio.fail_over()
         await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
@@ -240,15 +241,15 @@ async def test_a_stale_sentinel_is_outvoted_at_the_start_and_later(
         url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{trio.name}"
         for _ in range(12):
             async with sourced(url) as (source, _, _):
-                assert f":{trio.master_port()}:" in source.links[0].describe()
+                assert f":{trio.master_port()}:" in source.links[0].line
         async with sourced(url) as (source, recorder, _):
-            await eventually(lambda: "the Sentinels disagree" in source.links[0].describe())
+            await eventually(lambda: "the Sentinels disagree" in source.links[0].line)
             await eventually(lambda: f"127.0.0.1:{stale.port}: 127.0.0.1:{elsewhere.port}" in caplog.text, "a line")
             trio.fail_over()
             await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
             await eventually(lambda: source.healed, "health", AGES)
             new = trio.master()
-            assert f":{new.port}:" in source.links[0].describe()
+            assert f":{new.port}:" in source.links[0].line
         # Another Sentinel turns stale while the daemon runs.
         trio.settle()
         trio_url = trio.url
@@ -256,8 +257,8 @@ async def test_a_stale_sentinel_is_outvoted_at_the_start_and_later(
             turned = trio.sentinels[0]
             turned("SENTINEL", "REMOVE", trio.name)
             turned("SENTINEL", "MONITOR", trio.name, "127.0.0.1", elsewhere.port, 2)
-            await eventually(lambda: "the Sentinels disagree" in source.links[0].describe(), "the doubt", AGES)
-            assert f":{trio.master_port()}:" in source.links[0].describe()
+            await eventually(lambda: "the Sentinels disagree" in source.links[0].line, "the doubt", AGES)
+            assert f":{trio.master_port()}:" in source.links[0].line
             assert gaps(recorder) == []
             turned("SENTINEL", "REMOVE", trio.name)
             turned("SENTINEL", "MONITOR", trio.name, "127.0.0.1", trio.master_port(), 2)
@@ -265,7 +266,7 @@ async def test_a_stale_sentinel_is_outvoted_at_the_start_and_later(
             turned("SENTINEL", "SET", trio.name, "auth-pass", SENTINEL_USER)
             turned("SENTINEL", "SET", trio.name, "down-after-milliseconds", DOWN_AFTER)
             turned("SENTINEL", "SET", trio.name, "failover-timeout", FAILOVER_TIMEOUT)
-            await eventually(lambda: "disagree" not in source.links[0].describe(), "the end of it", AGES)
+            await eventually(lambda: "disagree" not in source.links[0].line, "the end of it", AGES)
     finally:
         stale.remove()
     trio.settle()
@@ -283,13 +284,13 @@ async def test_a_stale_sentinel_that_is_alone_is_followed_until_the_others_are_b
         for sentinel in trio.sentinels[:2]:
             sentinel.stop()
         async with sourced(url) as (source, recorder, _):
-            assert f":{elsewhere.port}:" in source.links[0].describe()
-            await eventually(lambda: "only 1 of 3 Sentinels answer" in source.links[0].describe())
+            assert f":{elsewhere.port}:" in source.links[0].line
+            await eventually(lambda: "only 1 of 3 Sentinels answer" in source.links[0].line)
             for sentinel in trio.sentinels[:2]:
                 sentinel.start()
             await eventually(lambda: len(gaps(recorder)) == len(CHANNELS), "the gaps", AGES)
             await eventually(lambda: source.healed, "health", AGES)
-            assert f":{trio.master_port()}:" in source.links[0].describe()
+            assert f":{trio.master_port()}:" in source.links[0].line
     finally:
         stale.remove()
     trio.settle()
@@ -299,11 +300,10 @@ async def test_a_stale_sentinel_that_is_alone_is_followed_until_the_others_are_b
 async def test_a_server_that_is_no_master_is_left_whatever_sentinel_says(trio: SentinelTrio) -> None:
     trio.settle()
     async with sourced(trio.url) as (source, _, _):
-        link = source.links[0]
         old = trio.master()
         other = next(server for server in trio.servers if server.port != old.port)
         # As after a split that healed, before the Sentinels have told.
         old("REPLICAOF", "127.0.0.1", other.port)
-        await eventually(lambda: "slave" in link.problem or "replica" in link.problem, "the demotion", AGES)
+        await eventually(lambda: "slave" in source.problem or "replica" in source.problem, "the demotion", AGES)
         await eventually(lambda: source.healed, "a master again, for the Sentinels undo it", AGES)
     trio.settle()

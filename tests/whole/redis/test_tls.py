@@ -16,7 +16,7 @@ from tests.lib.servers import RedisServer, eventually, free_port, serving
 from tests.whole.redis.test_link import certificate, linked
 from wsd.config import Settings
 from wsd.redis.address import parse_address
-from wsd.redis.tls import TLS, check_options
+from wsd.tls import TLS, check_options
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 
 from tests.lib.servers import PATIENCE, RedisServer
 from tests.whole.redis.test_link import needs_sharding
+from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.redis import topology as topology_module
-from wsd.redis.address import Address, parse_address
+from wsd.redis.address import parse_address
 from wsd.redis.slots import SLOTS
 from wsd.redis.topology import Nodes
 

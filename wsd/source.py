@@ -1,0 +1,76 @@
+"""What the daemon sees of Redis: something that delivers channels, and says how it stands.
+
+Whoever brings messages is a `Source`: one connection to Redis, or those of a Cluster (`wsd.redis`). What it brings it
+tells by `Events`; what people and metrics want to know about its connections are values, `LinkStatus`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Events", "LinkStatus", "Source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Whom to call about what comes from Redis."""
+
+    on_message: Callable[[bytes, bytes], None]  # with channel and payload
+    on_confirmed: Callable[[bytes, bool], None]  # with a wanted channel, and whether messages may have been missed
+    on_refused: Callable[[bytes, str], None]  # with a wanted channel, and why Redis refuses it
+    on_lost: Callable[[Iterable[bytes]], None]  # with channels that aren't delivered until they are confirmed again
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """How one connection to Redis stands, at one moment."""
+
+    name: str  # the connection and its server, for people
+    server: Mapping[str, str]  # what the server says of itself: its server, version, mode, role
+    up: bool  # whether Redis has let us in, and something can be subscribed
+    unprobed: str  # why nobody can see whether it delivers; "" if it is seen
+    probe_age: float | None  # seconds since the last probe came back; None if none has, on this connection
+    probe_round_trip: float  # seconds that this one took; NaN if none has come back
+    line: str  # all of it in one line for people
+
+
+class Source(Protocol):
+    """What delivers channels."""
+
+    def subscribe(self, channel: bytes) -> bool:
+        """Want a channel; return whether Redis has confirmed it already, since then ``on_confirmed`` isn't called."""
+
+    def unsubscribe(self, channel: bytes) -> None:
+        """Want a channel no more."""
+
+    def hold(self, full: bool) -> None:
+        """Bring no more messages until called with False; keep the connections."""
+
+    async def run(self) -> None:
+        """Connect and stay connected until cancelled."""
+
+    @property
+    def links(self) -> Sequence[LinkStatus]:
+        """The connections, as they stand now."""
+
+    @property
+    def up(self) -> bool:
+        """Whether channels can be subscribed."""
+
+    @property
+    def healed(self) -> bool:
+        """Whether it is up, and every channel that was delivered once is delivered again."""
+
+    @property
+    def problem(self) -> str:
+        """Why it isn't up, for people; ``""`` if it is."""
+
+    @property
+    def wanted(self) -> int:
+        """How many channels are wanted."""
+
+    @property
+    def confirmed(self) -> int:
+        """How many channels Redis has confirmed, unwanted ones that linger included."""
