@@ -139,7 +139,7 @@ class Shard(Child):
 
     def open(self, plan: Plan) -> dict[str, Any]:
         """Open a group, and wait until it is subscribed. See :class:`bench.load.shard.Plan`."""
-        return self.ask("open", patience=plan.timeout + 15, **asdict(plan))
+        return self.ask("open", patience=plan.patience + 15, **asdict(plan))
 
     def stats(self) -> dict[str, Any]:
         """What happened so far."""

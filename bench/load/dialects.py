@@ -18,7 +18,16 @@ _SESSION = re.compile(rb'"session": ?"([^"]+)"')
 
 
 class Refused(Exception):
-    """The server refused the client; the text says how."""
+    """The server refused the client.
+
+    Args:
+        text: how.
+        final: whether it would refuse the client again.
+    """
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
 
 
 class Setup:
@@ -36,6 +45,7 @@ class Setup:
         self.topics = [topic_name(topic) for topic in topics]
         self.token = token
         self.done = False  # whether the connection is subscribed
+        self.pipelined = True  # whether requests are sent without waiting for the reply to the one before
         self._host = host
 
     def path(self) -> str:
@@ -80,6 +90,7 @@ class Wsd(Setup):
     def begin(self) -> bytes:
         """Wait for the session."""
         self._due = 1 + len(self.topics)  # replies
+        self._requests: list[bytes] = []  # that are still to be sent, the next one last
         return b""
 
     def hear(self, data: bytes) -> bytes:
@@ -89,15 +100,19 @@ class Wsd(Setup):
         if found := _SESSION.search(data):
             session = found[1].decode()
             requests = [("authorization", self.token)] + [("subscribe", topic) for topic in self.topics]
-            return b"".join(
+            frames = [
                 client_frame(f'{{"action":"{action}","session":"{session}","context":"{context}"}}'.encode())
                 for action, context in requests
-            )
+            ]
+            if self.pipelined:
+                return b"".join(frames)
+            self._requests = frames[::-1]
+            return self._requests.pop()
         if b'"session authenticated"' not in data and b'"context subscribed"' not in data:
             raise Refused(data[:120].decode(errors="replace"))
         self._due -= 1
         self.done = not self._due
-        return b""
+        return self._requests.pop() if self._requests else b""
 
 
 class Nats(Setup):

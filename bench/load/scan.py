@@ -68,6 +68,7 @@ class Sequences:
     duplicated: int = 0
     out_of_order: int = 0
     seen: int = 0
+    ended: bool = False  # the connection has ended, and what came after that isn't missing
 
     def see(self, topic: int, number: int) -> None:
         """Take the next message."""
@@ -95,7 +96,7 @@ class Sequences:
             listens: the topics of this connection.
         """
         lost = sum(len(numbers) for numbers in self.missing.values())
-        if published is not None and self.from_start:
+        if published is not None and self.from_start and not self.ended:
             lost += sum(max(due_by(published, topics, topic) - self.next.get(topic, 0), 0) for topic in listens)
         return lost
 
@@ -108,9 +109,10 @@ def due_by(published: int, topics: int, topic: int) -> int:
 class Scanner:
     """Counts the messages of one connection."""
 
-    __slots__ = ("outbox",)
+    __slots__ = ("closed", "outbox")
 
     def __init__(self) -> None:
+        self.closed = 0  # the code of the close frame that has come
         self.outbox = b""  # frames that must be answered with: pongs, already complete
 
     def feed(self, buffer: bytearray, size: int) -> int:
@@ -198,7 +200,8 @@ class Frames(Scanner):
 
     def _control(self, opcode: int, data: bytes) -> None:
         if opcode == 8:
-            self._notes.closes[close_code(data)] += 1
+            self.closed = close_code(data)
+            self._notes.closes[self.closed] += 1
             # RFC 6455, section 5.5.1: it is answered with the same code, and then the server closes.
             self.outbox += client_frame(data[:2], opcode=8)
         elif opcode == 9:

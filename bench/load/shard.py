@@ -36,6 +36,7 @@ from typing import Any
 
 from bench.load.dialects import DIALECTS, Refused, Setup
 from bench.load.histogram import Histogram
+from bench.load.pace import FINAL_CODES, Ramp, Returns, Thoughts
 from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, close_code, due_by, frame_at
 from bench.load.wire import MARK, client_frame, token
 
@@ -84,9 +85,17 @@ class Plan:
     from_start: bool = True  # whether they are subscribed before the publisher begins
     first: int = 0  # number of the first connection: other shards have those before it
     in_flight: int = IN_FLIGHT
-    timeout: float = 60.0  # seconds until those that aren't subscribed have failed
+    timeout: float = 60.0  # seconds until those that aren't subscribed have failed, beside what ramp and think take
+    ramp: float = 0.0  # connections opened per second, at most; 0: as fast as in_flight lets them
+    think: float = 0.0  # seconds before each request of a client, give or take a half; 0: all requests at once
+    reconnect: bool = False  # whether what ends unasked, or fails, is opened again after a wait: see bench.load.pace
     slow: int = 0  # bytes per second that a connection reads; 0: all that comes
     receive_buffer: int = 0  # bytes, SO_RCVBUF; 0: the system's default
+
+    @property
+    def patience(self) -> float:
+        """Seconds until those that aren't subscribed have failed."""
+        return self.timeout + (self.count / self.ramp if self.ramp else 0.0) + self.think * 1.5 * (1 + self.topics_each)
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +113,15 @@ class Link:
     inbox: bytes = b""  # while setting up: what isn't a whole frame yet
     upgraded: bool = False
     leaving: bool = False  # a close frame is sent
+
+
+@dataclass(slots=True, eq=False)
+class Thought:
+    """What a client will send."""
+
+    link: Link
+    data: bytes
+    began: int  # nanoseconds
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +150,10 @@ class Group:
     opened_at: int = 0  # nanoseconds: when the opening began
     opened_cpu: int = 0
     deadline: float = 0.0
+    ramp: Ramp = field(default_factory=lambda: Ramp(0.0, 0.0))
+    returns: Returns = field(default_factory=Returns)
+    returned: int = 0  # connections that were subscribed again after they had ended or failed
+    thoughts: Thoughts[Thought] = field(default_factory=Thoughts)
     churn: float = 0.0  # connections replaced per second
     churned: float = 0.0  # fractions of a connection that are due
 
@@ -222,12 +244,12 @@ class Generator:
                 self._trickle(group)
             if group.churn:
                 self._replace(group)
+            if len(group.thoughts):
+                self._speak(group, now)
+            if len(group.returns):
+                group.due.extend(group.returns.due(now))
             if group.opening is not None and now > group.deadline:
-                group.failures["timeout"] += len(group.due) + group.setting_up
-                group.due.clear()
-                for link in [link for link in group.links.values() if link.setup is not None]:
-                    self._forget(link)
-                self._opened(group)
+                self._give_up(group)
         if self._draining is not None:
             self._check_drained(now)
 
@@ -240,7 +262,9 @@ class Generator:
     # Opening.
 
     def _open_more(self, group: Group) -> None:
-        while group.due and group.setting_up < group.plan.in_flight:
+        now = time.monotonic()
+        # Who thinks takes no place in the server's accept queue.
+        while group.due and group.setting_up - len(group.thoughts) < group.plan.in_flight and group.ramp.take(now):
             self._connect(group, group.due.popleft())
 
     def _connect(self, group: Group, number: int) -> None:
@@ -260,9 +284,11 @@ class Generator:
             failed = exc.errno or errno.EIO
         if failed not in (0, errno.EINPROGRESS):
             group.failures[errno.errorcode.get(failed, "?")] += 1
+            self._come_back(group, number)
             self._check_opened(group)
             return
         setup = DIALECTS[plan.dialect](f"{address[0]}:{address[1]}", topics, group.tokens.get(number, "none"))
+        setup.pipelined = not plan.think
         scanner = self._scanner(group, number, topics, setup.joined)
         sampler = scanner if isinstance(scanner, Sampler) else None
         link = Link(connection, group, number, scanner, setup, began, connection.recv_into, sampler)
@@ -279,7 +305,7 @@ class Generator:
 
     def _scanner(self, group: Group, number: int, topics: tuple[int, ...], joined: bool) -> Scanner:
         if group.sampled(number):
-            sequences = Sequences(group.plan.from_start)
+            sequences = Sequences(group.plan.from_start and number not in group.returns)
             group.sequences.append((sequences, topics))
             return Sampler(group.stride, group.notes, sequences, group.latencies, joined)
         return Marks() if joined else Frames(group.stride, group.notes)
@@ -299,7 +325,7 @@ class Generator:
         except OSError as exc:
             self._fail(link, _reason(link.socket, exc))
         except Refused as exc:
-            self._fail(link, str(exc))
+            self._fail(link, str(exc), exc.final)
 
     def _progress(self, link: Link, data: bytes) -> None:
         setup = link.setup
@@ -316,7 +342,8 @@ class Generator:
         while not setup.done and (frame := frame_at(data, position)):
             begin, end = frame
             if data[position] & 0x0F == 8:
-                raise Refused(f"closed with {close_code(data[begin:end])}")
+                code = close_code(data[begin:end])
+                raise Refused(f"closed with {code}", final=code in FINAL_CODES)
             if data[position] & 0x0F > 8 or MARK in data[begin:end]:
                 # A ping, or a message of one of several topics, before all are subscribed.
                 self._count(link, data[position:end])
@@ -324,7 +351,10 @@ class Generator:
                 answer += setup.hear(data[begin:end])
             position = end
         link.inbox = data[position:]
-        if answer:
+        if answer and link.group.plan.think:
+            thought = Thought(link, answer, time.monotonic_ns())
+            link.group.thoughts.begin(thought, link.group.plan.think, time.monotonic())
+        elif answer:
             link.socket.send(answer)
         if setup.done:
             self._subscribed(link)
@@ -341,6 +371,7 @@ class Generator:
         link.setup = None
         group.setting_up -= 1
         group.subscribed += 1
+        group.returned += group.returns.subscribed(link.number)
         group.setups.add((time.monotonic_ns() - link.began) // 1000)
         rest, link.inbox = link.inbox, b""
         if rest:
@@ -349,10 +380,39 @@ class Generator:
             self._epoll.modify(link.socket, select.EPOLLRDHUP)
         self._check_opened(group)
 
-    def _fail(self, link: Link, reason: str) -> None:
+    def _speak(self, group: Group, now: float) -> None:
+        """Send what has been thought about for long enough."""
+        for thought in group.thoughts.over(now):
+            link = thought.link
+            if link.socket.fileno() < 0:
+                continue  # it has ended meanwhile
+            link.began += time.monotonic_ns() - thought.began  # thinking isn't the server's time
+            try:
+                link.socket.send(thought.data)
+            except OSError as exc:
+                self._fail(link, _reason(link.socket, exc))
+
+    def _fail(self, link: Link, reason: str, final: bool = False) -> None:
         link.group.failures[reason] += 1
         self._forget(link)
+        if not final:
+            self._come_back(link.group, link.number)
         self._check_opened(link.group)
+
+    def _give_up(self, group: Group) -> None:
+        """The time to open a group is over."""
+        late = [link for link in group.links.values() if link.setup is not None]
+        group.failures["timeout"] += len(group.due) + len(late)
+        for number in [*group.due, *(link.number for link in late)]:
+            self._come_back(group, number)
+        group.due.clear()
+        for link in late:
+            self._forget(link)
+        self._opened(group)
+
+    def _come_back(self, group: Group, number: int) -> None:
+        if group.plan.reconnect:
+            group.returns.ended(number, time.monotonic())
 
     def _check_opened(self, group: Group) -> None:
         if group.opening is not None and not group.due and not group.setting_up:
@@ -376,11 +436,15 @@ class Generator:
 
     def _gone(self, link: Link, reason: str) -> None:
         """A subscribed connection has ended."""
+        self._forget(link)
         if link.leaving:
             link.group.left += 1
-        else:
-            link.group.broken[reason] += 1
-        self._forget(link)
+            return
+        link.group.broken[reason] += 1
+        if link.scanner.closed not in FINAL_CODES:
+            self._come_back(link.group, link.number)
+            if link.group.plan.reconnect and link.sampler is not None:
+                link.sampler.sequences.ended = True
 
     def _forget(self, link: Link) -> None:
         descriptor = link.socket.fileno()
@@ -493,7 +557,7 @@ class Generator:
         known = {each.name for each in fields(Plan)}
         plan = Plan(**{name: value for name, value in command.items() if name in known})
         plan.addresses = [(host, port) for host, port in plan.addresses]
-        group = self._groups[plan.group] = Group(plan)
+        group = self._groups[plan.group] = Group(plan, ramp=Ramp(plan.ramp, time.monotonic()))
         if plan.key:
             expires = int(time.time()) + 86_400
             group.tokens = {
@@ -506,17 +570,19 @@ class Generator:
         plan = group.plan
         group.opening = command
         group.opened_at, group.opened_cpu = time.monotonic_ns(), time.process_time_ns()
-        group.deadline = time.monotonic() + plan.timeout
+        group.deadline = time.monotonic() + plan.patience
         group.due.extend(range(plan.first, plan.first + plan.count))
         self._check_opened(group)
 
     def _storm(self, group: Group, command: dict[str, Any]) -> None:
         self._close(group)
         group.setups = Histogram()
+        group.ramp = Ramp(0.0, time.monotonic())  # all at once
         self._begin(group, command)
 
     def _close(self, group: Group) -> None:
         group.due.clear()
+        group.returns.clear()
         for link in list(group.links.values()):
             self._forget(link)
 
@@ -544,8 +610,10 @@ def _group_stats(group: Group, published: int | None, topics: int) -> dict[str, 
     checked = [(sequences, sequences.lost(published, topics, listens)) for sequences, listens in group.sequences]
     return {
         "connections": sum(link.setup is None for link in group.links.values()),
+        "opening": group.opening is not None,
         "setting_up": group.setting_up,
         "subscribed": group.subscribed,
+        "returned": group.returned,
         "left": group.left,
         "messages": group.messages,
         "bytes": group.bytes,
