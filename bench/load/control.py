@@ -13,33 +13,23 @@ import sys
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bench.load.publisher import Order
 from bench.load.shard import Plan
+from bench.processes import Program
 
-__all__ = ["GeneratorError", "Publisher", "Shard", "Stops", "pinned"]
+__all__ = ["GeneratorError", "Publisher", "Shard", "Stops"]
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-"""Where ``bench`` and ``wsd`` can be imported from."""
-
-_PIN = "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); os.execvp(sys.argv[2], sys.argv[2:])"
+PATIENCE = 5.0
+"""Seconds for a child to end."""
 
 
 class GeneratorError(Exception):
     """A generator died or didn't answer."""
 
 
-def pinned(command: list[str], cores: Collection[int]) -> list[str]:
-    """A command that runs another one on these cores only; without cores, on any."""
-    if not cores:
-        return command
-    return [sys.executable, "-c", _PIN, ",".join(map(str, cores)), *command]
-
-
-class Child:
+class Child(Program):
     """A process that is talked to line by line.
 
     Args:
@@ -48,23 +38,12 @@ class Child:
     """
 
     def __init__(self, module: str, cores: Collection[int] = ()) -> None:
-        command = pinned([sys.executable, "-m", module], cores)
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            start_new_session=True,  # a Ctrl-C is for the suite, which then ends what it has started
-        )
+        command = [sys.executable, "-m", module]
+        super().__init__(command, cores=cores, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._module = module
         self._rest = b""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def say(self, message: dict[str, Any]) -> None:
@@ -73,10 +52,9 @@ class Child:
         Raises:
             GeneratorError: if there is nobody left to read it.
         """
-        assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
+            self.stdin.write(json.dumps(message).encode() + b"\n")
+            self.stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
 
@@ -89,12 +67,10 @@ class Child:
         Raises:
             GeneratorError: if it doesn't come.
         """
-        assert self.process.stdout is not None
-        stream = self.process.stdout
         while b"\n" not in self._rest:
-            if not select.select([stream], [], [], patience)[0]:
+            if not select.select([self.stdout], [], [], patience)[0]:
                 raise GeneratorError(f"{self._module} did not answer within {patience:g} s")
-            data = os.read(stream.fileno(), 1 << 20)
+            data = os.read(self.stdout.fileno(), 1 << 20)
             if not data:
                 raise self._ended()
             self._rest += data
@@ -103,19 +79,16 @@ class Child:
         return answer
 
     def _ended(self) -> GeneratorError:
-        return GeneratorError(f"{self._module} ended with status {self.process.wait()}")
+        return GeneratorError(f"{self._module} ended with status {self.wait(PATIENCE)}")
 
     def stop(self) -> None:
-        """End it."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        """Let it end, which it does when nobody talks to it any more."""
         with suppress(OSError):  # it is dead already
-            self.process.stdin.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+            self.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(PATIENCE)
+        self.kill()
+        self.stdout.close()
 
 
 class Shard(Child):

@@ -294,15 +294,15 @@ class Conductor:
         # Locust's req/s are over the time from here on: nothing can be delivered before the first message.
         self._environment.stats.total.start_time = self._first_at = time.time()
         logger.info("All are subscribed. Publishing %g messages/s of %d bytes", options.rate, options.size)
-        before = cpu_seconds([publisher.process.pid])
+        before = cpu_seconds([publisher.pid])
         while self._publisher is publisher:
             gevent.sleep(1.0)
             self.published = int((time.monotonic() - self._began) * options.rate) if self.publishing else self.published
-            used = cpu_seconds([publisher.process.pid]) if self.publishing else before
+            used = cpu_seconds([publisher.pid]) if self.publishing else before
             self.timeline.at(int(time.time())).cpu["publisher"] = max(used - before, 0.0)
             before = used
-            if self.publishing and publisher.process.poll() is not None:
-                self.fail(f"the publisher ended with status {publisher.process.returncode}")
+            if self.publishing and publisher.status is not None:
+                self.fail(f"the publisher ended with status {publisher.status}")
                 return
 
     def _say_publisher(self, result: dict[str, Any]) -> None:

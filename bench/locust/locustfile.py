@@ -98,7 +98,7 @@ class ShardUser(User):
             hosts = ", ".join(f"{host}:{port}" for host, port in self.plan.addresses)
             reasons = ", ".join(f"{reason} ({count})" for reason, count in opened["failures"].items())
             raise GeneratorError(f"no connection to wsd at {hosts} could be subscribed: {reasons}")
-        return self.shard.process.pid
+        return self.shard.pid
 
     def on_stop(self) -> None:
         """End the shard."""

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from bench.servers.process import RedisServer, free_port
+from bench.processes import free_port
+from bench.servers.process import RedisServer
 from bench.servers.server import Server
 
 __all__ = ["NatsServer", "NchanServer"]

