@@ -1,23 +1,30 @@
-"""What the daemon counts.
+"""What the daemon counts, and what it can look up: each declared once, with the text that Prometheus shows.
 
-The hot path adds to plain integers; everything that Prometheus wants (names, labels, text) is made when somebody
-scrapes. Values that can be looked up then, such as the number of topics, are asked for then.
+The hot path adds to plain integers; names, labels and texts matter only when somebody scrapes, and that is
+:mod:`wsd.admin.exposition`. A field's type says what kind of metric it is::
+
+    in Metrics   | int             | a counter
+                 | Counter[str]    | a counter for each value of a label
+                 | Histogram       | a histogram
+    in Gauges    | int or float    | a gauge
+                 | dict[str, int]  | a gauge for each value of a label
+
+Its annotation holds the text, and behind the text the names of the labels, if there are any.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from operator import add
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector, CollectorRegistry
-
-from wsd import __version__, logs
 from wsd.protocol.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason
 
-__all__ = ["Gauges", "Histogram", "Metrics", "registry"]
+__all__ = ["Family", "Gauges", "Histogram", "Metrics", "families"]
 
 # Seconds. A pass over a few connections takes microseconds, one over 20,000 takes 0.1 s; a loop that is 0.25 s late is
 # in trouble.
@@ -55,141 +62,142 @@ class Histogram:
         return rows
 
 
+def _counters(*labels: str) -> Callable[[], Counter[str]]:
+    """Known labels begin with 0, so that the first of a kind is a change that an alert can see."""
+    return partial(Counter, dict.fromkeys(labels, 0))
+
+
+@dataclass(slots=True)
 class Metrics:
     """The counters of one worker. Each counts from the start of the process."""
 
-    def __init__(self) -> None:
-        self.messages = 0  # received from Redis
-        self.deliveries = 0  # messages handed to connections
-        self.writes = 0  # joined writes that carried them
-        self.bytes_out = 0  # bytes of those writes
-        self.large_messages = 0  # longer than a quarter of max_backlog
-        self.gap_notices = 0  # gap messages handed to connections
-        self.gaps = 0  # times that the link to Redis was lost with channels subscribed
-        self.link_connects = 0  # times that the link to Redis was made
-        self.link_failures = 0  # times that it could not be made, or was lost
-        self.link_overruns = 0  # times that Redis cut the link off for its output buffer
-        self.probes_lost = 0  # probes that did not come back, so that the link was given up
-        self.dead_subscriptions = 0  # subscriptions that Redis had confirmed and did not have any more
-        self.internal_errors = 0  # what could not be handled: a bug, see the log
-        self.connections = 0  # accepted
-        self.handshakes = 0  # completed
-        # Known labels begin with 0, so that the first of a kind is a change that an alert can see.
-        self.slow_consumers = Counter({"bytes": 0, "age": 0})  # by the bound that was passed
-        self.dropped_bytes = 0  # what waited for slow consumers when they were given up
-        self.ping_timeouts = 0
-        self.close_codes = Counter(dict.fromkeys(map(str, (*Close, 1006)), 0))  # of connections that had a session
-        self.refused_requests = Counter[str](dict.fromkeys((*ErrorCode, UNAUTHORIZED), 0))  # by code
-        self.refused_handshakes = Counter[str](dict.fromkeys(HandshakeReason, 0))  # by reason
-        self.reloads = Counter({"done": 0, "failed": 0})  # by result
-        self.handshake_seconds = Histogram(_HANDSHAKE)
-        self.pass_seconds = Histogram(_FINE)
-        self.loop_lag_seconds = Histogram(_FINE)
-
-    @property
-    def log_lines_lost(self) -> int:
-        """Lines of the log that could not be written."""
-        return logs.lost()
-
-
-Gauges = Callable[[], dict[str, float]]
-"""Returns what can be looked up at scrape time, by the names in :data:`_GAUGES`, sessions as ``sessions_STATE``."""
-
-_COUNTERS = {
-    "messages": "messages received from Redis",
-    "deliveries": "messages handed to connections",
-    "writes": "joined writes of messages to connections; deliveries / writes tells how many frames one write joins",
-    "bytes_out": "bytes of those writes",
-    "large_messages": "messages longer than a quarter of max_backlog, of which a client may be only a few behind",
-    "gap_notices": "gap messages handed to connections",
-    "gaps": "channels on which messages may have been missed, counted each time",
-    "link_connects": "times that the link to Redis was made",
-    "link_failures": "times that the link to Redis could not be made, or was lost",
-    "link_overruns": "times that Redis cut off the link because its output buffer passed the limit for Pub/Sub",
-    "probes_lost": "delivery probes that did not come back in time, so that the link was given up",
-    "dead_subscriptions": "subscriptions that Redis had confirmed and was found not to have any more",
-    "internal_errors": "things that could not be handled, because of a bug; the log has it",
-    "connections": "connections accepted",
-    "handshakes": "opening handshakes completed",
-    "dropped_bytes": "bytes that waited for slow consumers when they were given up",
-    "ping_timeouts": "connections aborted because a ping was not answered",
-    "log_lines_lost": "lines of the log that were lost, because nobody read it or the disk was full",
-}
-
-_LABELLED = {
-    "slow_consumers": ("bound", "connections given up because their backlog passed a bound"),
-    "close_codes": (
-        "code",
+    messages: Annotated[int, "messages received from Redis"] = 0
+    deliveries: Annotated[int, "messages handed to connections"] = 0
+    writes: Annotated[
+        int, "joined writes of messages to connections; deliveries / writes tells how many frames one write joins"
+    ] = 0
+    bytes_out: Annotated[int, "bytes of those writes"] = 0
+    large_messages: Annotated[
+        int, "messages longer than a quarter of max_backlog, of which a client may be only a few behind"
+    ] = 0
+    gap_notices: Annotated[int, "gap messages handed to connections"] = 0
+    gaps: Annotated[int, "channels on which messages may have been missed, counted each time"] = 0
+    link_connects: Annotated[int, "times that the link to Redis was made"] = 0
+    link_failures: Annotated[int, "times that the link to Redis could not be made, or was lost"] = 0
+    link_overruns: Annotated[
+        int, "times that Redis cut off the link because its output buffer passed the limit for Pub/Sub"
+    ] = 0
+    probes_lost: Annotated[int, "delivery probes that did not come back in time, so that the link was given up"] = 0
+    dead_subscriptions: Annotated[int, "subscriptions that Redis had confirmed and was found not to have any more"] = 0
+    internal_errors: Annotated[int, "things that could not be handled, because of a bug; the log has it"] = 0
+    connections: Annotated[int, "connections accepted"] = 0
+    handshakes: Annotated[int, "opening handshakes completed"] = 0
+    dropped_bytes: Annotated[int, "bytes that waited for slow consumers when they were given up"] = 0
+    ping_timeouts: Annotated[int, "connections aborted because a ping was not answered"] = 0
+    log_lines_lost: Annotated[int, "lines of the log that were lost, because nobody read it or the disk was full"] = 0
+    slow_consumers: Annotated[Counter[str], "connections given up because their backlog passed a bound", "bound"] = (
+        field(default_factory=_counters("bytes", "age"))
+    )
+    close_codes: Annotated[
+        Counter[str],
         "connections closed, by close code; 1006: without a close frame, other: with a code of the client's own",
-    ),
-    "refused_requests": ("code", "requests refused, by the error's code"),
-    "reloads": ("result", "times that SIGHUP made the daemon read its settings anew, by result: done or failed"),
-}
+        "code",
+    ] = field(default_factory=_counters(*map(str, Close), "1006"))
+    refused_requests: Annotated[Counter[str], "requests refused, by the error's code", "code"] = field(
+        default_factory=_counters(*ErrorCode, UNAUTHORIZED)
+    )
+    reloads: Annotated[
+        Counter[str],
+        "times that SIGHUP made the daemon read its settings anew, by result: done or failed",
+        "result",
+    ] = field(default_factory=_counters("done", "failed"))
+    refused_handshakes: Annotated[
+        Counter[str],
+        "opening handshakes refused, by reason, with the HTTP status of the answer, or none",
+        "reason",
+        "status",  # which follows from the reason
+    ] = field(default_factory=_counters(*HandshakeReason))
+    handshake_seconds: Annotated[Histogram, "from accepting a connection to its greeting"] = field(
+        default_factory=partial(Histogram, _HANDSHAKE)
+    )
+    pass_seconds: Annotated[Histogram, "from a pass's first write to its last; slices of long passes included"] = field(
+        default_factory=partial(Histogram, _FINE)
+    )
+    loop_lag_seconds: Annotated[Histogram, "how late a timer of the event loop ran"] = field(
+        default_factory=partial(Histogram, _FINE)
+    )
 
-_HISTOGRAMS = {
-    "handshake_seconds": "from accepting a connection to its greeting",
-    "pass_seconds": "from a pass's first write to its last; slices of long passes included",
-    "loop_lag_seconds": "how late a timer of the event loop ran",
-}
+    def dump(self) -> dict[str, Any]:
+        """Return everything that was counted, in values that JSON knows."""
+        return {counted.name: _plain(getattr(self, counted.name)) for counted in fields(self)}
 
-_GAUGES = {
-    "open_connections": "connections now, handshakes in progress included",
-    "max_connections": "connections that are let in at a time: max_connections, or what the descriptors allow",
-    "topics": "topics that somebody is interested in now",
-    "lagging_connections": "connections that can't take what is due to them as fast as it comes, now",
-    "backlog_bytes": "bytes that sockets have not taken yet; a buffer that several connections share counts for each",
-    "redis_link_up": "1 if the link to Redis is up; of a cluster, every link that is needed",
-    "redis_links": "links to Redis that are up: one, or one for each node of a cluster that is needed",
-    "redis_links_unprobed": "links on which delivery can't be probed, because Redis refuses it; /readyz says why",
-    "redis_probe_age_seconds": "time since the last delivery probe came back, of the link where it is longest",
-    "redis_probe_round_trip_seconds": "time that the last delivery probe took, of the link where it took longest",
-    "redis_channels_wanted": "channels that should be subscribed at Redis",
-    "redis_channels_confirmed": "channels that Redis has confirmed",
-    "tasks": "asyncio tasks; a few, however many clients there are",
-    "draining": "1 if the daemon is draining",
-}
+    def add(self, dump: Mapping[str, Any]) -> None:
+        """Add what another worker has counted.
 
-
-class _Scrape(Collector):
-    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
-        self._metrics = metrics
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        metrics = self._metrics
-        for name, text in _COUNTERS.items():
-            yield CounterMetricFamily(f"wsd_{name}", text, value=getattr(metrics, name))
-        for name, (label, text) in _LABELLED.items():
-            family = CounterMetricFamily(f"wsd_{name}", text, labels=[label])
-            for value, count in sorted(getattr(metrics, name).items()):
-                family.add_metric([str(value)], count)
-            yield family
-        yield self._refused_handshakes()
-        for name, text in _HISTOGRAMS.items():
-            histogram = getattr(metrics, name)
-            yield HistogramMetricFamily(f"wsd_{name}", text, buckets=histogram.buckets(), sum_value=histogram.sum)
-        gauges = self._gauges()
-        sessions = GaugeMetricFamily("wsd_sessions", "sessions now, by state", labels=["state"])
-        for state in ("anonymous", "authenticated"):
-            sessions.add_metric([state], gauges[f"sessions_{state}"])
-        yield sessions
-        for name, text in _GAUGES.items():
-            yield GaugeMetricFamily(f"wsd_{name}", text, value=gauges[name])
-        info = GaugeMetricFamily("wsd_info", "the version that runs", labels=["version"])
-        info.add_metric([__version__], 1)
-        yield info
-
-    def _refused_handshakes(self) -> CounterMetricFamily:
-        text = "opening handshakes refused, by reason, with the HTTP status of the answer, or none"
-        family = CounterMetricFamily("wsd_refused_handshakes", text, labels=["reason", "status"])
-        for reason in HandshakeReason:
-            family.add_metric([reason, str(reason.status or "none")], self._metrics.refused_handshakes[reason])
-        return family
+        Args:
+            dump: what :meth:`dump` has returned there.
+        """
+        for name, more in dump.items():
+            match getattr(self, name):
+                case Counter() as counts:
+                    counts.update(more)
+                case Histogram() as histogram:
+                    histogram.counts = list(map(add, histogram.counts, more["counts"]))
+                    histogram.sum += more["sum"]
+                case count:
+                    setattr(self, name, count + more)
 
 
-def registry(metrics: Metrics, gauges: Gauges) -> CollectorRegistry:
-    """Make the registry that a scrape reads."""
-    registry = CollectorRegistry()
-    registry.register(_Scrape(metrics, gauges))
-    ProcessCollector(registry=registry)  # CPU, memory and descriptors of the process
-    return registry
+def _plain(counted: object) -> object:
+    match counted:
+        case Counter() as counts:
+            return {str(label): count for label, count in counts.items()}
+        case Histogram() as histogram:
+            return {"counts": list(histogram.counts), "sum": histogram.sum}
+        case count:
+            return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """What a worker looks up when somebody asks. Two workers' can't be added up."""
+
+    sessions: Annotated[Mapping[str, int], "sessions now, by state", "state"]
+    open_connections: Annotated[int, "connections now, handshakes in progress included"]
+    max_connections: Annotated[
+        int, "connections that are let in at a time: max_connections, or what the descriptors allow"
+    ]
+    topics: Annotated[int, "topics that somebody is interested in now"]
+    lagging_connections: Annotated[int, "connections that can't take what is due to them as fast as it comes, now"]
+    backlog_bytes: Annotated[
+        int, "bytes that sockets have not taken yet; a buffer that several connections share counts for each"
+    ]
+    redis_link_up: Annotated[bool, "1 if the link to Redis is up; of a cluster, every link that is needed"]
+    redis_links: Annotated[int, "links to Redis that are up: one, or one for each node of a cluster that is needed"]
+    redis_links_unprobed: Annotated[
+        int, "links on which delivery can't be probed, because Redis refuses it; /readyz says why"
+    ]
+    redis_probe_age_seconds: Annotated[
+        float, "time since the last delivery probe came back, of the link where it is longest"
+    ]
+    redis_probe_round_trip_seconds: Annotated[
+        float, "time that the last delivery probe took, of the link where it took longest"
+    ]
+    redis_channels_wanted: Annotated[int, "channels that should be subscribed at Redis"]
+    redis_channels_confirmed: Annotated[int, "channels that Redis has confirmed"]
+    tasks: Annotated[int, "asyncio tasks; a few, however many clients there are"]
+    draining: Annotated[bool, "1 if the daemon is draining"]
+
+
+class Family(NamedTuple):
+    """How a field is shown: what Prometheus calls a metric family."""
+
+    name: str  # the field's, and with ``wsd_`` before it the metric's
+    text: str
+    labels: tuple[str, ...]
+
+
+def families(declared: type[Metrics | Gauges]) -> list[Family]:
+    """Return what is declared, in its order."""
+    hints = get_type_hints(declared, include_extras=True)
+    return [Family(name, hint.__metadata__[0], hint.__metadata__[1:]) for name, hint in hints.items()]

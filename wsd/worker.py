@@ -18,12 +18,13 @@ from typing import Any
 import uvloop
 
 from wsd import __version__, descriptors, logs, sockets, systemd
+from wsd.admin.exposition import registry
 from wsd.admin.server import MAX_CONNECTIONS, Admin
 from wsd.auth.grant import Authenticator, OpenAuthenticator
 from wsd.auth.jwt import JWTAuthenticator
 from wsd.clients.connection import Shared
 from wsd.clients.gateway import POLITE_REFUSALS, Gateway
-from wsd.clients.session import Limits
+from wsd.clients.session import Limits, State
 from wsd.config import Settings
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
@@ -31,7 +32,7 @@ from wsd.delivery.topics import TopicTable
 from wsd.deployment import addresses
 from wsd.errors import SettingsError, StartupError
 from wsd.logs import BoundedLogger, set_level
-from wsd.metrics import Metrics, registry
+from wsd.metrics import Gauges, Metrics
 from wsd.redis.address import parse_deployment
 from wsd.redis.source import make_source
 from wsd.slices import Slices
@@ -141,7 +142,7 @@ class Worker:
         self._room = descriptors.room(RESERVED_DESCRIPTORS)  # clients that the descriptors are enough for
         self._short = False  # whether the log has said that descriptors run out, and not yet that it is over
         self.gateway = Gateway(min(settings.max_connections or self._room, self._room), self.metrics)
-        self._admin = Admin(registry(self.metrics, self._gauges), self.unready, self._describe_links)
+        self._admin = Admin(registry(self.read), self.unready, self._describe_links)
 
     # The life of a worker.
 
@@ -356,29 +357,31 @@ class Worker:
     def _describe_links(self) -> list[str]:
         return [link.line for link in self.source.links]
 
-    def _gauges(self) -> dict[str, float]:
+    def read(self) -> tuple[Metrics, Gauges]:
+        """What has been counted, and what is so now: for a scrape."""
+        self.metrics.log_lines_lost = logs.lost()
         links = self.source.links
         probed = [link for link in links if link.probe_age is not None]
         connections = self.gateway.connections
-        states = Counter(connection.session.state.value for connection in connections if connection.session is not None)
-        return {
-            "open_connections": len(connections),
-            "max_connections": self.gateway.max_connections,
-            "sessions_anonymous": states["anonymous"],
-            "sessions_authenticated": states["authenticated"],
-            "topics": len(self.topics),
-            "lagging_connections": sum(connection.lagging for connection in connections),
-            "backlog_bytes": sum(connection.backlog_bytes for connection in connections),
-            "redis_link_up": self.source.up,
-            "redis_links": sum(link.up for link in links),
-            "redis_links_unprobed": sum(link.unprobed != "" for link in links),
-            "redis_probe_age_seconds": max((link.probe_age or 0.0 for link in probed), default=math.nan),
-            "redis_probe_round_trip_seconds": max((link.probe_round_trip for link in probed), default=math.nan),
-            "redis_channels_wanted": self.source.wanted,
-            "redis_channels_confirmed": self.source.confirmed,
-            "tasks": len(asyncio.all_tasks()),
-            "draining": self._stop.is_set(),
-        }
+        states = Counter(connection.session.state for connection in connections if connection.session is not None)
+        gauges = Gauges(
+            sessions={state.value: states[state] for state in (State.ANONYMOUS, State.AUTHENTICATED)},
+            open_connections=len(connections),
+            max_connections=self.gateway.max_connections,
+            topics=len(self.topics),
+            lagging_connections=sum(connection.lagging for connection in connections),
+            backlog_bytes=sum(connection.backlog_bytes for connection in connections),
+            redis_link_up=self.source.up,
+            redis_links=sum(link.up for link in links),
+            redis_links_unprobed=sum(link.unprobed != "" for link in links),
+            redis_probe_age_seconds=max((link.probe_age or 0.0 for link in probed), default=math.nan),
+            redis_probe_round_trip_seconds=max((link.probe_round_trip for link in probed), default=math.nan),
+            redis_channels_wanted=self.source.wanted,
+            redis_channels_confirmed=self.source.confirmed,
+            tasks=len(asyncio.all_tasks()),
+            draining=self._stop.is_set(),
+        )
+        return self.metrics, gauges
 
 
 async def _first(*waited: Awaitable[object]) -> None:

@@ -23,10 +23,12 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from tests import ROOT
 from tests.faults.suite import names
+from tests.lib.metrics import GAUGES
 from tests.lib.servers import PATIENCE, RedisServer, eventually, free_port, serving
 from tests.whole.redis.test_source import ACL, CLUSTER_ACL, SENTINEL_ACL
+from wsd.admin.exposition import registry
 from wsd.config import Settings, text
-from wsd.metrics import Metrics, registry
+from wsd.metrics import Metrics
 
 README = (ROOT / "README.md").read_text()
 
@@ -60,21 +62,13 @@ def test_the_table_of_settings_is_complete() -> None:
 
 
 def test_the_table_of_metrics_is_complete() -> None:
-    families = registry(Metrics(), lambda: dict.fromkeys(re.findall(r"\w+", " ".join(_GAUGES)), 0.0)).collect()
+    families = registry(lambda: (Metrics(), GAUGES)).collect()
     rows: list[tuple[str, ...]] = [("metric", "type", "meaning"), ("---", "---", "---")]
     for family in families:
         if family.name.startswith("wsd_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             rows.append((f"`{name}`", family.type, family.documentation))
     assert table(rows) in README, table(rows)
-
-
-_GAUGES = (
-    "open_connections max_connections sessions_anonymous sessions_authenticated topics",
-    "lagging_connections backlog_bytes",
-    "redis_link_up redis_links redis_links_unprobed redis_probe_age_seconds redis_probe_round_trip_seconds",
-    "redis_channels_wanted redis_channels_confirmed tasks draining",
-)
 
 
 def test_the_table_of_faults_is_complete_and_all_went_well() -> None:

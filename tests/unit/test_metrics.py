@@ -1,148 +1,30 @@
-"""The exposition is held to prometheus-client's parsers, and to Prometheus's rules for names."""
+"""What is counted adds up, and a metric that is misspelt or forgotten is a mistake."""
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from wsd import __version__
-from wsd.metrics import Histogram, Metrics, registry
-from wsd.protocol.codes import Close, ErrorCode, HandshakeReason
-
-GAUGES: dict[str, float] = {
-    "open_connections": 1,
-    "max_connections": 12,
-    "sessions_anonymous": 2,
-    "sessions_authenticated": 3,
-    "topics": 4,
-    "lagging_connections": 5,
-    "backlog_bytes": 6,
-    "redis_link_up": True,
-    "redis_links": 10,
-    "redis_links_unprobed": 14,
-    "redis_probe_age_seconds": 1.5,
-    "redis_probe_round_trip_seconds": 0.25,
-    "redis_channels_wanted": 8,
-    "redis_channels_confirmed": 9,
-    "tasks": 11,
-    "draining": False,
-}
+from tests.lib.metrics import COUNTED, GAUGES, busy
+from wsd.metrics import Gauges, Histogram, Metrics
+from wsd.protocol.codes import Close, ErrorCode
 
 
-def busy() -> Metrics:
-    """Metrics in which every attribute has counted something, each a number of its own."""
-    metrics = Metrics()
-    for number, (name, value) in enumerate(vars(metrics).items(), start=101):
-        if isinstance(value, Histogram):
-            value.observe(number / 1_000)
-        elif isinstance(value, Counter):
-            value[next(iter(value))] = number
-        else:
-            setattr(metrics, name, number)
-    return metrics
+def test_a_misspelt_counter_is_a_mistake() -> None:
+    with pytest.raises(AttributeError):
+        Metrics().mesages += 1  # type: ignore[attr-defined]
 
 
-def as_text(registry: CollectorRegistry) -> Iterable[Metric]:
-    return parse_text(generate_latest(registry).decode())
-
-
-def as_openmetrics(registry: CollectorRegistry) -> Iterable[Metric]:
-    families: Iterable[Metric] = parse_openmetrics(generate_openmetrics(registry).decode())  # type: ignore[no-untyped-call]
-    return families
-
-
-def families(metrics: Metrics, parse: Callable[[CollectorRegistry], Iterable[Metric]] = as_text) -> dict[str, Metric]:
-    """What a scrape gives, by the names of the families."""
-    found = list(parse(registry(metrics, lambda: GAUGES)))
-    assert len({family.name for family in found}) == len(found), "a family comes twice"
-    return {family.name: family for family in found}
-
-
-def samples(family: Metric) -> dict[str, float]:
-    """The samples of a family by what tells them apart: their name and labels."""
-    return {
-        " ".join([sample.name, *(f"{name}={value}" for name, value in sample.labels.items())]): sample.value
-        for sample in family.samples
-    }
-
-
-# The exposition.
-
-
-@pytest.mark.parametrize("parse", [as_text, as_openmetrics])
-@pytest.mark.parametrize("metrics", [Metrics(), busy()], ids=["fresh", "busy"])
-def test_both_formats_are_parsed(metrics: Metrics, parse: Callable[[CollectorRegistry], Iterable[Metric]]) -> None:
-    assert len(families(metrics, parse)) > 20
-
-
-@pytest.mark.parametrize("attribute", vars(Metrics()))
-def test_every_counter_is_exposed(attribute: str) -> None:
-    metrics = busy()
-    value, family = getattr(metrics, attribute), families(metrics)[f"wsd_{attribute}"]
-    found = samples(family)
-    if isinstance(value, Histogram):
-        assert family.type == "histogram"
-        assert found[f"wsd_{attribute}_sum"] == value.sum > 0
-        assert found[f"wsd_{attribute}_count"] == 1
-    else:
-        assert family.type == "counter"
-        numbers = value.values() if isinstance(value, Counter) else [value]
-        assert sorted(found.values()) == sorted(numbers) != [0]
-
-
-def test_nothing_else_is_exposed() -> None:
-    exposed = {name for name in families(Metrics()) if not name.startswith("process_")}
-    looked_up = {re.sub("^sessions_.*", "sessions", name) for name in GAUGES}
-    assert exposed == {f"wsd_{name}" for name in {*vars(Metrics()), *looked_up, "log_lines_lost", "info"}}
-
-
-def test_what_can_be_looked_up_is_looked_up_at_each_scrape() -> None:
-    found = families(Metrics())
-    assert samples(found.pop("wsd_sessions")) == {
-        "wsd_sessions state=anonymous": 2,
-        "wsd_sessions state=authenticated": 3,
-    }
-    assert samples(found.pop("wsd_info")) == {f"wsd_info version={__version__}": 1}
-    gauges = {name: samples(family) for name, family in found.items() if family.type == "gauge" and "wsd" in name}
-    assert gauges == {
-        f"wsd_{name}": {f"wsd_{name}": float(value)} for name, value in GAUGES.items() if "sessions" not in name
-    }
-
-
-def test_a_scrape_asks_anew() -> None:
-    gauges = iter([{**GAUGES, "topics": 1}, {**GAUGES, "topics": 2}])
-    scraped = registry(Metrics(), lambda: next(gauges))
-    for topics in (b"1.0", b"2.0"):
-        assert b"\nwsd_topics %b\n" % topics in generate_latest(scraped)
-
-
-@pytest.mark.parametrize("name", GAUGES)
+@pytest.mark.parametrize("name", [gauge.name for gauge in fields(Gauges)])
 def test_a_gauge_that_is_forgotten_is_a_mistake_and_not_a_zero(name: str) -> None:
-    some = {other: value for other, value in GAUGES.items() if other != name}
-    with pytest.raises(KeyError, match=name):
-        generate_latest(registry(Metrics(), lambda: some))
-
-
-def test_labels_are_escaped_and_in_order() -> None:
-    metrics = Metrics()
-    metrics.slow_consumers.update({"age": 1, 'a"\\\n': 3})
-    found = families(metrics)
-    assert list(samples(found["wsd_slow_consumers"]).items()) == [
-        ('wsd_slow_consumers_total bound=a"\\\n', 3),
-        ("wsd_slow_consumers_total bound=age", 1),
-        ("wsd_slow_consumers_total bound=bytes", 0),
-    ]
+    some = {other: value for other, value in asdict(GAUGES).items() if other != name}
+    with pytest.raises(TypeError, match=name):
+        Gauges(**some)
 
 
 def test_every_code_has_a_label_from_the_start() -> None:
@@ -151,38 +33,31 @@ def test_every_code_has_a_label_from_the_start() -> None:
     assert metrics.close_codes.keys() == {*(str(int(close)) for close in Close), "1006"}
 
 
-def test_refused_handshakes_are_counted_by_reason_with_the_status_from_the_start() -> None:
+# What several workers have counted.
+
+
+def test_what_workers_have_counted_adds_up() -> None:
+    total, idle = Metrics(), Metrics().dump()
+    for dump in (busy().dump(), idle, busy().dump()):
+        total.add(json.loads(json.dumps(dump)))
+    for name in COUNTED:
+        one, two = getattr(busy(), name), getattr(total, name)
+        if isinstance(one, Histogram):
+            assert two.buckets() == [(bound, 2 * count) for bound, count in one.buckets()]
+            assert two.sum == 2 * one.sum > 0
+        elif isinstance(one, Counter):
+            assert two == Counter({label: 2 * count for label, count in one.items()})
+            assert two.total() > 0
+        else:
+            assert two == 2 * one > 0
+
+
+def test_a_dump_does_not_change_with_its_metrics() -> None:
     metrics = Metrics()
-    metrics.refused_handshakes["origin"] += 5
-    found = samples(families(metrics)["wsd_refused_handshakes"])
-    assert len(found) == len(HandshakeReason)
-    assert found["wsd_refused_handshakes_total reason=origin status=403"] == 5
-    assert found["wsd_refused_handshakes_total reason=tls status=none"] == 0
-
-
-def test_the_process_is_watched_too() -> None:
-    assert {"process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds"} <= families(Metrics()).keys()
-
-
-# Names (https://prometheus.io/docs/practices/naming/).
-
-
-def test_every_family_has_a_help_text() -> None:
-    for name, family in families(busy()).items():
-        assert 10 < len(family.documentation) < 130, name
-        assert "\n" not in family.documentation
-
-
-def test_names_follow_the_conventions() -> None:
-    for name, family in families(busy()).items():
-        assert re.fullmatch(r"(wsd|process)(_[a-z]+)+", name)
-        if family.type == "counter":
-            assert all(sample.name == f"{name}_total" for sample in family.samples)
-        if family.type == "histogram":
-            assert name.endswith("_seconds")
-        if family.type == "gauge":
-            assert not name.endswith(("_total", "_count", "_sum", "_bucket"))
-        assert not re.search("milli|micro|kilo|percent", name)  # base units only
+    before = metrics.dump()
+    metrics.slow_consumers["age"] += 1
+    metrics.pass_seconds.observe(1.0)
+    assert before == Metrics().dump() != metrics.dump()
 
 
 # Histograms.
@@ -197,16 +72,3 @@ def test_buckets_are_cumulative_and_their_bounds_belong_to_them(values: list[flo
     expected = [(str(bound), sum(value <= bound for value in values)) for bound in (0.1, 0.5, 1.0)]
     assert histogram.buckets() == [*expected, ("+Inf", len(values))]
     assert histogram.sum == pytest.approx(sum(values))
-
-
-@pytest.mark.parametrize("name", [name for name, value in vars(Metrics()).items() if isinstance(value, Histogram)])
-def test_the_buckets_of_the_exposition(name: str) -> None:
-    metrics = Metrics()
-    for value in (0.00001, 0.003, 0.2, 100.0):
-        getattr(metrics, name).observe(value)
-    buckets = [sample for sample in families(metrics)[f"wsd_{name}"].samples if sample.name.endswith("_bucket")]
-    bounds = [float(sample.labels["le"]) for sample in buckets]
-    assert bounds == sorted(set(bounds))
-    assert bounds[-1] == float("inf")
-    counts = [bisect_left([0.00001, 0.003, 0.2, 100.0], bound) for bound in bounds]
-    assert [sample.value for sample in buckets] == counts

@@ -20,12 +20,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lib.clients import Client
+from tests.lib.metrics import GAUGES
 from tests.lib.servers import RedisServer, eventually, serving
-from tests.unit.test_metrics import GAUGES
 from wsd import descriptors, sockets
 from wsd.admin import server as admin_module
+from wsd.admin.exposition import registry
 from wsd.admin.server import MAX_CONNECTIONS, Admin
-from wsd.metrics import Metrics, registry
+from wsd.metrics import Metrics
 from wsd.worker import Worker
 
 
@@ -142,7 +143,7 @@ def parse(data: bytes) -> Response:
 @asynccontextmanager
 async def answering(reason: str = "", collect: CollectorRegistry | None = None) -> AsyncIterator[int]:
     """An admin port; its number."""
-    admin = Admin(collect or registry(Metrics(), lambda: GAUGES), lambda: reason)
+    admin = Admin(collect or registry(lambda: (Metrics(), GAUGES)), lambda: reason)
     listening = sockets.listen(("127.0.0.1",), 0, ("admin_host", "admin_port"))
     port = sockets.port_of(listening)
     await admin.serve(listening)
