@@ -39,32 +39,46 @@ class TLS:
 
     Args:
         options: values by the names of `OPTIONS`, after `check_options`.
-
-    Raises:
-        ValueError: if a file can't be used. The text names the file, and holds no password.
     """
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        self._options = options
-        self._seen = self._look()  # how the files were when they were read last
-        self.context = _load(options)
+        self.options = options
+        self._seen: list[object] = []  # how the files were when they were read last
+        self._context: ssl.SSLContext | None = None  # None until they have been read
+
+    def load(self) -> ssl.SSLContext:
+        """Return the context; read the files if that has not been done yet.
+
+        Raises:
+            ValueError: if a file can't be used. The text names the file, and holds no password.
+        """
+        if self._context is None:
+            # Looked at before they are read: what is written meanwhile differs again.
+            self._seen = self._look()
+            self._context = _load(self.options)
+        return self._context
 
     def renewed(self) -> ssl.SSLContext:
-        """Return the context, with the files as they are now. Reads files, so it belongs into a thread."""
+        """Return the context, with the files as they are now. Reads files, so it belongs into a thread.
+
+        Raises:
+            ValueError: if a file can't be used, and none has been read before.
+        """
+        context = self.load()
         seen = self._look()
-        if seen != self._seen:
-            # Noted before they are read: what is written meanwhile differs again.
-            self._seen = seen
-            try:
-                self.context = _load(self._options)
-            except ValueError as exc:
-                logger.warning("the files for TLS to Redis have changed, and the old ones stay in use: %s", exc)
-            else:
-                logger.info("read the files for TLS to Redis again, because they have changed")
-        return self.context
+        if seen == self._seen:
+            return context
+        self._seen = seen
+        try:
+            self._context = context = _load(self.options)
+        except ValueError as exc:
+            logger.warning("the files for TLS to Redis have changed, and the old ones stay in use: %s", exc)
+        else:
+            logger.info("read the files for TLS to Redis again, because they have changed")
+        return context
 
     def _look(self) -> list[object]:
-        return [_identify(self._options[name]) for name in FILES if name in self._options]
+        return [_identify(self.options[name]) for name in FILES if name in self.options]
 
 
 def _identify(path: str) -> object:

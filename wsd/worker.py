@@ -29,11 +29,10 @@ from wsd.config import Settings
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
-from wsd.deployment import addresses
+from wsd.deployment import addresses, named
 from wsd.errors import SettingsError, StartupError
 from wsd.logs import BoundedLogger, set_level
 from wsd.metrics import Gauges, Metrics
-from wsd.redis.address import parse_deployment
 from wsd.redis.source import make_source
 from wsd.slices import Slices
 from wsd.source import Events
@@ -123,7 +122,7 @@ class Worker:
             self._hold,
             gap_notices=settings.gap_notices,
         )
-        self._deployment = parse_deployment(settings.redis_url.get_secret_value(), _client_name(settings.port))
+        self._deployment = named(settings.redis_url.deployment, _client_name(settings.port))
         self.source = make_source(
             self._deployment,
             pubsub=settings.pubsub,
@@ -282,7 +281,7 @@ class Worker:
                 )
             self._key = key
         set_level(settings.log_level)
-        for tls in {server.tls for server in addresses(self._deployment) if server.tls is not None}:
+        if (tls := addresses(self._deployment)[0].tls) is not None:  # all have the same
             tls.renewed()  # the next connection would look too; who sends SIGHUP wants to hear of it now
         changed = f"changed, which needs a restart: {', '.join(restart)}" if restart else "no other setting has changed"
         return [*lines, changed]

@@ -19,7 +19,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from bench.micro.fakes import Ear, Nowhere, Queue
 from bench.micro.parts import House, make_payload
 from bench.micro.work import Comparison, Work, clock
-from wsd.redis.address import parse_address
+from wsd.deployment import Address
 from wsd.redis.link import Fixed, Link
 from wsd.redis.wire import CLASSIC, Wire
 from wsd.source import Events
@@ -57,7 +57,7 @@ class Ingest(Work):
         """Connect and subscribe."""
         self.house.join(self.ear, [TOPIC])
         self.link = Link(
-            Fixed(parse_address("redis://127.0.0.1")),
+            Fixed(Address("127.0.0.1")),
             dialect=CLASSIC,
             heartbeat=3600.0,
             metrics=self.house.metrics,

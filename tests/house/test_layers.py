@@ -15,13 +15,12 @@ import wsd
 
 ROOT = Path(wsd.__file__).parent
 
-# A room is a module or a package, whose modules are its own affair. `redis` is two rooms: the settings can read a URL,
-# and the connections are not their affair. `protocol.codes` is a table that errors refer to.
+# A room is a module or a package, whose modules are its own affair. `protocol.codes` is a table that errors refer to.
 LAYERS = (
     {"protocol.codes", "outlet", "backoff", "slices", "systemd", "source", "tls"},
     {"errors"},
     {"logs", "descriptors", "sockets", "protocol", "deployment"},
-    {"auth", "deadlines", "metrics", "redis.address"},
+    {"auth", "deadlines", "metrics"},
     {"config", "delivery", "redis"},
     {"admin", "clients"},
     {"worker"},
@@ -70,7 +69,7 @@ def imports(module: str) -> Iterator[tuple[str, str]]:
 
 def room(module: str) -> str:
     parts = module.split(".")
-    return module if module in ("redis.address", "protocol.codes") else parts[0]
+    return module if module == "protocol.codes" else parts[0]
 
 
 def layer(room: str) -> int:

@@ -17,8 +17,8 @@ from typing import Any, NoReturn, TypeAlias
 from wsd import __version__
 from wsd.cli.output import write
 from wsd.config import Settings, allowed, flag_fields, load_with_places, text
+from wsd.deployment import addresses
 from wsd.errors import CommandError, SettingsError
-from wsd.redis.address import parse_deployment
 
 __all__ = ["DEV_SETTINGS", "TOKEN_VARIABLE", "parse", "settings", "settings_and_places"]
 
@@ -210,11 +210,22 @@ def settings_and_places(
     environ = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
     loaded, places = load_with_places(flags, environ=environ, config=args.config)
     if hasattr(args, "redis_url"):
-        try:
-            parse_deployment(loaded.redis_url.get_secret_value())
-        except ValueError as exc:  # a certificate that can't be read
-            raise SettingsError([f"redis_url: {exc}"]) from None
+        _load_certificates(loaded)
     return loaded, places
+
+
+def _load_certificates(loaded: Settings) -> None:
+    """Read the files that redis_url names.
+
+    Raises:
+        SettingsError: if one can't be used.
+    """
+    tls = addresses(loaded.redis_url.deployment)[0].tls  # all have the same
+    try:
+        if tls is not None:
+            tls.load()
+    except ValueError as exc:
+        raise SettingsError([f"redis_url: {exc}"]) from None
 
 
 def _check_command(argv: list[str]) -> None:

@@ -16,7 +16,6 @@ from wsd.config import Settings
 from wsd.deployment import Cluster, Deployment, Sentinel, Standalone
 from wsd.errors import CommandError
 from wsd.metrics import Metrics
-from wsd.redis.address import parse_deployment
 from wsd.redis.source import make_source
 from wsd.source import Events, LinkStatus, Source
 
@@ -33,7 +32,7 @@ async def connect(chosen: Settings) -> list[str]:
     Raises:
         CommandError: if the daemon could not serve with this Redis.
     """
-    deployment = parse_deployment(chosen.redis_url.get_secret_value())
+    deployment = chosen.redis_url.deployment
     user = _user(deployment)
     channels = f"{chosen.channel_prefix}*"
     refused: list[bytes] = []

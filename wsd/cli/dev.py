@@ -22,7 +22,6 @@ from wsd.config import RedisUrl, Settings, warnings
 from wsd.deployment import Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded
 from wsd.errors import CommandError
 from wsd.logs import setup
-from wsd.redis.address import parse_deployment
 from wsd.sockets import is_taken
 from wsd.worker import Worker
 from wsd.worker import run as run_worker
@@ -110,14 +109,13 @@ def hints(chosen: Settings, port: int, program: str, *, embedded: bool) -> str:
     publish = [TOPIC, PAYLOAD]
     if chosen.channel_prefix:
         publish += ["--channel-prefix", chosen.channel_prefix]
-    url = chosen.redis_url.get_secret_value()
-    deployment = parse_deployment(url)
+    deployment = chosen.redis_url.deployment
     if chosen.pubsub != defaults["pubsub"].default:
         publish += ["--pubsub", chosen.pubsub]
     # A password can't be a flag, and options of TLS are many.
     private = any(server.password or server.username or server.tls for server in addresses(deployment))
-    if not private and deployment != parse_deployment(defaults["redis_url"].default.get_secret_value()):
-        publish += ["--redis-url", url]
+    if not private and deployment != defaults["redis_url"].default.deployment:
+        publish += ["--redis-url", chosen.redis_url.get_secret_value()]
     note = " (with the same settings for redis_url)" if private else ""
     if embedded and "--redis-url" in publish:
         note = f" (without --redis-url it would publish at port {PORT}, which is another server's)"

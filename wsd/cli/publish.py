@@ -21,10 +21,10 @@ from wsd.cli.output import say, write
 from wsd.deployment import Address, Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded
 from wsd.errors import CommandError, LinkError, RequestError
 from wsd.protocol.messages import check_topic
-from wsd.redis.address import parse_deployment, tls_options
 from wsd.redis.place import told_place
+from wsd.tls import TLS
 
-__all__ = ["payloads", "run"]
+__all__ = ["payloads", "run", "tls_options"]
 
 STDIN = 0
 
@@ -54,7 +54,7 @@ def run(args: Namespace) -> int:
         raise CommandError(exc.message, status=2) from None
     chosen = settings(args, defaults={"auth": "none"})  # it needs no key
     channel = chosen.channel_prefix.encode() + topic
-    publisher = Publisher(chosen.redis_url.get_secret_value(), chosen.pubsub, channel)
+    publisher = Publisher(chosen.redis_url.deployment, chosen.pubsub, channel)
     try:
         if args.payload is not None:
             publisher.publish([os.fsencode(args.payload)])
@@ -75,16 +75,15 @@ class Publisher:
     """Publishes on one channel, and counts.
 
     Args:
-        url: the redis_url.
+        deployment: where Redis is.
         pubsub: the setting.
         channel: the channel.
     """
 
-    def __init__(self, url: str, pubsub: str, channel: bytes) -> None:
-        self.deployment = parse_deployment(url)
+    def __init__(self, deployment: Deployment, pubsub: str, channel: bytes) -> None:
+        self.deployment = deployment
         self.published = 0  # payloads
-        self._tls = tls_options(url)
-        self._sharded = is_sharded(self.deployment, pubsub)
+        self._sharded = is_sharded(deployment, pubsub)
         self._channel = channel
         self._node: Address | None = None  # of a Cluster: where payloads are published
         self._client: redis.Redis | None = None  # made at the first payload, as that may take a connection
@@ -196,7 +195,9 @@ class Publisher:
             "protocol": 2,
             "driver_info": None,
         }
-        return options | ({"ssl": True, "redis_connect_func": _begin_tls} | self._tls if server.tls else {})
+        if server.tls is not None:
+            options |= {"ssl": True, "redis_connect_func": _begin_tls} | tls_options(server.tls)
+        return options
 
     # What became of it
 
@@ -211,6 +212,11 @@ class Publisher:
         if not many:
             return line
         return f"{self.published} payload{'' if self.published == 1 else 's'}, {line}"
+
+
+def tls_options(tls: TLS) -> dict[str, Any]:
+    """What a URL says about TLS, by the names and types of redis-py's arguments."""
+    return {name: value == "true" if name == "ssl_check_hostname" else value for name, value in tls.options.items()}
 
 
 def _begin_tls(connection: redis.Connection) -> None:

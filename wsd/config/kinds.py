@@ -17,7 +17,8 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, Secret, S
 from pydantic_settings import NoDecode
 
 from wsd.config.jwt_key import ALGORITHMS
-from wsd.redis.address import FORMS, check_url, mask_url
+from wsd.config.masking import mask_url
+from wsd.config.redis_url import FORMS, parse_deployment
 
 __all__ = [
     "Algorithms",
@@ -70,10 +71,18 @@ class Allowed(NamedTuple):
 
 
 class RedisUrl(Secret[str]):
-    """The URL of a Redis, printed without its user, its password and whatever else may be secret in it.
+    """The URL of a Redis, parsed; printed without its user, its password and whatever else may be secret in it.
 
-    ``get_secret_value()`` is the URL as `wsd.redis.address.parse_deployment` takes it.
+    Args:
+        url: the URL. Two are equal if their text is.
+
+    Raises:
+        ValueError: see `parse_deployment`.
     """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.deployment = parse_deployment(url)
 
     def _display(self) -> str:
         return mask_url(self.get_secret_value())
@@ -173,11 +182,6 @@ def _prefix(value: str) -> str:
     return _solid(value)
 
 
-def _redis_url(value: RedisUrl) -> RedisUrl:
-    check_url(value.get_secret_value())
-    return value
-
-
 def _algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
     for name in value:
         if name not in ALGORITHMS:
@@ -256,7 +260,7 @@ Hosts = Annotated[
     Allowed("a comma list of IP addresses and host names, IPv6 without brackets"),
 ]
 Port = Annotated[int, Field(ge=0, le=65_535), Allowed("a port from 0 to 65535; 0 is any free one")]
-Url = Annotated[RedisUrl, AfterValidator(_redis_url), Allowed(FORMS)]
+Url = Annotated[RedisUrl, Allowed(FORMS)]
 PubSub = Annotated[Literal["auto", "classic", "sharded"], BeforeValidator(_lower), Allowed("auto, classic or sharded")]
 Prefix = Annotated[
     str,

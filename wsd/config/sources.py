@@ -15,9 +15,9 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
 from wsd.config.kinds import nearest, quoted
+from wsd.config.masking import has_password, mask_url
 from wsd.config.settings import Settings, allowed, flag_fields
 from wsd.errors import SettingsError
-from wsd.redis.address import has_password, mask_url
 
 __all__ = ["load", "load_with_places", "log_format"]
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from wsd.config import RedisUrl, Settings, allowed, describe, flag_fields, is_loopback, load, text, warnings
+from wsd.config.redis_url import parse_deployment
 from wsd.errors import SettingsError
 
 SECRET = "correct-horse-battery-staple-0123456789"
@@ -113,6 +114,14 @@ def test_no_secret_is_printed() -> None:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({"jwt_key": [SECRET]})
     assert SECRET not in str(caught.value)
+
+
+def test_the_url_of_redis_is_parsed_with_the_settings() -> None:
+    url = "redis+cluster://u:hunter2@h1,h2"
+    settings = Settings.model_validate({**OPEN, "redis_url": url})
+    assert settings.redis_url.deployment == parse_deployment(url)
+    assert settings.redis_url == RedisUrl(url) != RedisUrl("redis+cluster://u:hunter3@h1,h2")
+    assert str(settings.redis_url) == "redis+cluster://***@h1,h2"
 
 
 # Telling

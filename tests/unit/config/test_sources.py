@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from wsd.config import allowed, load
+from wsd.config.redis_url import FORMS
 from wsd.errors import SettingsError
-from wsd.redis.address import FORMS
 
 SECRET = "correct-horse-battery-staple-0123456789"
 

@@ -1,5 +1,5 @@
 """Which link a channel of a cluster is entrusted to, with nodes and links played. With a real cluster:
-test_redis_source.py."""
+test_source.py."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ from websockets.http11 import Request, Response
 from websockets.uri import parse_uri
 
 from tests import ROOT
+from tests.lib.certificates import certificate
 from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
-from tests.whole.redis.test_link import certificate
 from tests.whole.test_sockets import needs_ipv6
 from wsd.cli import main, publish, tail
 from wsd.cli.dev import hints, program

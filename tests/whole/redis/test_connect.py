@@ -1,4 +1,4 @@
-"""Getting in: which address of a name, and as which user. With certificates: test_redis_tls.py."""
+"""Getting in: which address of a name, and as which user. With certificates: test_tls.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.lib.addresses import parse_address
 from tests.lib.servers import RedisServer, eventually, free_port
 from wsd.cli import main
 from wsd.deployment import Address
 from wsd.errors import LinkError
-from wsd.redis.address import parse_address
 from wsd.redis.race import AllFailed, interleave, race
 from wsd.redis.wire import CLASSIC, Wire, connect
 

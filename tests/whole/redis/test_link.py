@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.faults.proxy import Flow, Proxy
 from tests.faults.topologies import redis_version
+from tests.lib.addresses import parse_address
 from tests.lib.servers import RedisServer, eventually
 from wsd.deployment import Address
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis import channels as channels_module
 from wsd.redis import link as link_module
-from wsd.redis.address import parse_address
 from wsd.redis.link import Fixed, Link
 from wsd.redis.wire import CLASSIC, SHARDED, Dialect, connect
 from wsd.source import Events
@@ -234,29 +228,6 @@ async def test_a_unix_socket_is_an_address_too(redis: RedisServer) -> None:
     async with linked(f"unix://{redis.socket}") as (link, recorder):
         link.subscribe(b"unix")
         await recorder.until("confirmed", b"unix")
-
-
-def certificate(directory: Path) -> tuple[str, str]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (directory / "key.pem").write_bytes(private)
-    return str(directory / "cert.pem"), str(directory / "key.pem")
 
 
 # Redis comes and goes.

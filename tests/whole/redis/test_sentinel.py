@@ -1,5 +1,5 @@
 """Whom of several Sentinels to believe, with Sentinels and servers that the test plays. With real ones:
-test_redis_source.py and test_faults.py."""
+test_source.py and test_faults.py."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from tests.faults.topologies import (
 from tests.faults.topologies import Sentinel as StaleSentinel
 from tests.lib.servers import RedisServer, eventually
 from tests.whole.redis.test_link import Recorder, needs_sharding
+from wsd.config.redis_url import parse_deployment
 from wsd.metrics import Metrics
-from wsd.redis.address import parse_deployment
 from wsd.redis.cluster import ShardedCluster
 from wsd.redis.slots import key_slot
 from wsd.redis.source import make_source

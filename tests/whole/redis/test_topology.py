@@ -1,4 +1,4 @@
-"""The topology of a cluster, as several nodes tell it. With a real cluster: test_redis_source.py."""
+"""The topology of a cluster, as several nodes tell it. With a real cluster: test_source.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from tests.lib.addresses import parse_address
 from tests.lib.servers import PATIENCE, RedisServer
 from tests.whole.redis.test_link import needs_sharding
 from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.redis import topology as topology_module
-from wsd.redis.address import parse_address
 from wsd.redis.slots import SLOTS
 from wsd.redis.topology import Nodes
 

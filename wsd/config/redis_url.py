@@ -1,11 +1,11 @@
-"""A ``redis_url``: taken apart into a `wsd.deployment.Deployment`, refused, or shown without what is secret.
+"""A ``redis_url``, parsed into a `wsd.deployment.Deployment` or refused.
 
 Where a URL lists several servers, each is read as a URL of its own, with the login and the options of the whole.
 
-The URLs are those of redis-py, since users know them, but not its ``parse_url``: that drops the ``x`` of
+The URLs are those of redis-py, because users know them. But redis-py's ``parse_url`` is not used: it drops the ``x`` of
 ``redis://h/x``, takes ``redis://`` for localhost, cuts a password off at ``#``, and replaces bytes of a password that
-are no UTF-8. Here a URL is refused by `check_url`, or each word of it means what it says. No text that is made here
-holds anything secret of the URL.
+are no UTF-8. Here a URL is refused, or each word of it means what it says. No text that is made here holds anything
+secret of the URL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 from urllib.parse import unquote as _unquote
 
@@ -22,15 +22,7 @@ from wsd.deployment import REDIS_PORT, Address, Cluster, Deployment, Sentinel, S
 from wsd.tls import OPTIONS as TLS_OPTIONS
 from wsd.tls import TLS, check_options
 
-__all__ = [
-    "FORMS",
-    "check_url",
-    "has_password",
-    "mask_url",
-    "parse_address",
-    "parse_deployment",
-    "tls_options",
-]
+__all__ = ["BARE_PLACE", "FORMS", "MASTER", "OPTIONS", "parse_deployment"]
 
 FORMS = (
     "redis://HOST:PORT/DB, unix:///PATH, redis+sentinel://HOST:PORT,HOST:PORT/MASTER or"
@@ -42,7 +34,7 @@ SENTINEL_PORT = 26379  # Sentinel's own default
 PATH_MOST = 107  # bytes of a unix socket's path on Linux (unix(7)), without the zero at its end
 
 unquote = partial(_unquote, errors="surrogateescape")
-"""Undoes %XX. Bytes that are no UTF-8 become surrogates, which `Address.secret` turns back into the same bytes."""
+"""Undoes %XX. Bytes that are no UTF-8 become surrogates, which `Address.login` turns back into the same bytes."""
 
 
 class Option(NamedTuple):
@@ -53,7 +45,6 @@ class Option(NamedTuple):
     secret: bool = False
 
 
-# By redis-py's names, those for Sentinel excepted. The other options of redis-py concern its own client.
 OPTIONS = {
     "db": Option("[0-9]+", "rediss?|unix"),
     "password": Option(".+", ".+", secret=True),
@@ -62,16 +53,13 @@ OPTIONS = {
     **{name: Option(pattern, "rediss.*", secret=name == "ssl_password") for name, pattern in TLS_OPTIONS.items()},
     "username": Option(".+", ".+", secret=True),
 }
+"""By redis-py's names, those for Sentinel excepted. The other options of redis-py concern its own client."""
 
-_MASTER = "[A-Za-z0-9._-]+"  # a name as sentinel.conf permits it
+MASTER = "[A-Za-z0-9._-]+"
+"""The name of a master, as sentinel.conf permits it."""
 
-# A place that somebody wrote without a scheme. A word alone is none, because it may be a password.
-_BARE = r"(localhost|[0-9]{1,3}(\.[0-9]{1,3}){3}|[A-Za-z0-9._-]+:[0-9]{1,5})(/[0-9]{0,5})?"
-
-# What of a URL may be shown, beside its options: places, and then a database or the name of a master.
-_PLACE = r"(\[[^]]*\]|[^][:/#,]*)(:[0-9]{1,5})?"
-_PUBLIC = rf"{_PLACE}(,{_PLACE})*(/[0-9]*)?"
-_PUBLIC_SENTINEL = rf"{_PLACE}(,{_PLACE})*(/({_MASTER}(/[0-9]*)?)?)?"
+BARE_PLACE = r"(localhost|[0-9]{1,3}(\.[0-9]{1,3}){3}|[A-Za-z0-9._-]+:[0-9]{1,5})(/[0-9]{0,5})?"
+"""A place that somebody wrote without a scheme. A word alone is none, because it may be a password."""
 
 
 # Taking a URL apart
@@ -88,7 +76,8 @@ class _Parts(NamedTuple):
 
     def single(self, place: str) -> str:
         """Write the URL of one of the places."""
-        return f"{self.scheme.partition('+')[0]}://{self.login}{place}{'?' * bool(self.query)}{self.query}"
+        query = f"?{self.query}" if self.query else ""
+        return f"{self.scheme.partition('+')[0]}://{self.login}{place}{query}"
 
 
 def _cut(url: str) -> _Parts:
@@ -99,18 +88,17 @@ def _cut(url: str) -> _Parts:
     return _Parts(scheme.lower() if separator else "", login + at, hosts.split(","), slash + path, query)
 
 
-def parse_deployment(url: str, client_name: str = "wsd") -> Deployment:
-    """Take a URL apart, and load the certificates that it names.
+def parse_deployment(url: str) -> Deployment:
+    """Take a URL apart. Looks at the URL, at no file and no server.
 
     Args:
         url: one of the `FORMS`. A database number is accepted and means nothing: Pub/Sub knows no databases.
-        client_name: what CLIENT LIST calls the connections: printable ASCII without blanks, or Redis refuses it.
 
     Raises:
-        ValueError: if the URL can't be used. The text says what is allowed, or what is wrong with a file, without the
-            URL.
+        ValueError: if the URL can't be used, or would not be done as it is written. The text says what is allowed and
+            holds nothing of the URL, unless that is host and port alone.
     """
-    check_url(url)
+    _check(url)
     parts = _cut(url)
     options = _options(parts)
     username, _, password = parts.login.rpartition("@")[0].partition(":")
@@ -118,7 +106,6 @@ def parse_deployment(url: str, client_name: str = "wsd") -> Deployment:
         username=unquote(username) or options.get("username", ""),
         password=unquote(password) or options.get("password", ""),
         tls=TLS(_only_tls(options)) if parts.scheme.startswith("rediss") else None,
-        client_name=client_name,
     )
     if parts.scheme == "unix":
         return Standalone(replace(login, path=unquote(parts.path)))
@@ -131,30 +118,10 @@ def parse_deployment(url: str, client_name: str = "wsd") -> Deployment:
     return Cluster(servers) if parts.scheme.endswith("+cluster") else Standalone(servers[0])
 
 
-def parse_address(url: str) -> Address:
-    """Take the URL of one server apart, as `parse_deployment` does.
-
-    Raises:
-        ValueError: if the URL can't be used, or names Sentinels or a Cluster.
-    """
-    deployment = parse_deployment(url)
-    if not isinstance(deployment, Standalone):
-        raise ValueError("the URL of one server: redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")
-    return deployment.server
-
-
 def _servers(parts: _Parts, login: Address, port: int) -> tuple[Address, ...]:
     split = (_split(parts, place) for place in parts.places)
     servers = (login.at(unquote(server.hostname or ""), server.port or port) for server in split)
     return tuple(dict.fromkeys(servers))
-
-
-def tls_options(url: str) -> dict[str, Any]:
-    """Return what a URL that has been checked says about TLS, by the names and types of redis-py's arguments."""
-    options: dict[str, Any] = _only_tls(_options(_cut(url)))
-    if "ssl_check_hostname" in options:
-        options["ssl_check_hostname"] = options["ssl_check_hostname"] == "true"
-    return options
 
 
 def _only_tls(options: dict[str, str]) -> dict[str, str]:
@@ -172,12 +139,7 @@ def _pairs(parts: _Parts) -> list[tuple[str, str]]:
 # Refusing one
 
 
-def check_url(url: str) -> None:
-    """Refuse what can't be used, or would not be done as it is written. Looks at the URL, at no file and no server.
-
-    Raises:
-        ValueError: the text says what is allowed and holds nothing of the URL, unless that is host and port alone.
-    """
+def _check(url: str) -> None:
     if not url.isprintable() or " " in url:
         raise ValueError("a URL without white space and control characters (write them as %XX)")
     if "#" in url:
@@ -189,13 +151,13 @@ def check_url(url: str) -> None:
         case "redis" | "rediss", "+", "sentinel":
             _check_servers(parts, "10.0.0.1:26379,10.0.0.2:26379/mymaster")
             wanted = "the name of the master, in letters, digits, '.', '-' and '_',"
-            _check_path(parts, rf"/{_MASTER}(/[0-9]*)?", wanted, "10.0.0.1:26379,10.0.0.2:26379/mymaster")
+            _check_path(parts, rf"/{MASTER}(/[0-9]*)?", wanted, "10.0.0.1:26379,10.0.0.2:26379/mymaster")
         case "redis" | "rediss", "+", "cluster":
             _check_servers(parts, "10.0.0.1:7000,10.0.0.2:7001")
             _check_path(parts, "(/0?)?", "nothing or /0", "10.0.0.1:7000,10.0.0.2:7001")
         case "unix", "", "":
             _check_socket(parts)
-        case "", "", "" if re.fullmatch(_BARE, url):
+        case "", "", "" if re.fullmatch(BARE_PLACE, url):
             raise ValueError(f"a scheme before it, as in redis://{url}")
         case _:
             raise ValueError(FORMS)
@@ -273,41 +235,3 @@ def _check_options(parts: _Parts) -> None:
     if parts.login and {"username", "password"} & options.keys():
         raise ValueError("user and password either before the @ or as username= and password=")
     check_options(options)
-
-
-# Showing one
-
-
-def has_password(url: str) -> bool:
-    """Say whether a URL seems to hold a password, whatever shape it is in."""
-    userinfo = url.partition("://")[2].rpartition("@")[0]
-    return ":" in userinfo or "password" in unquote(url.partition("?")[2])
-
-
-def mask_url(url: str) -> str:
-    """Return a URL in which nothing secret is left, whatever shape it is in.
-
-    Everything up to the last ``@`` goes, since a password that was not escaped may hold ``/`` or ``?``. So does what is
-    no host, port, database and name of a master, since it may be a password that lost its ``@``, or that holds one and
-    is the value of an option.
-    """
-    if re.fullmatch(_BARE, url):
-        return url
-    scheme, separator, rest = url.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return "***"
-    hidden, at, rest = rest.rpartition("@")
-    if "?" in hidden:
-        return f"{scheme}://***"
-    address, question, query = rest.partition("?")
-    public = _PUBLIC_SENTINEL if scheme.endswith("+sentinel") else _PUBLIC
-    if scheme != "unix" and not re.fullmatch(public, address):
-        address = "***"
-    options = "&".join(map(_mask_option, query.split("&"))) if question else ""
-    return f"{scheme}://{'***@' if at else ''}{address}{question}{options}"
-
-
-def _mask_option(text: str) -> str:
-    name, equals, value = text.partition("=")
-    public = equals and name in OPTIONS and not OPTIONS[name].secret and "#" not in value
-    return text if public else "***"

@@ -1,15 +1,13 @@
-"""Tests of the Redis URL: what it is taken for, what is refused, and that no password of it is shown."""
+"""Tests of the Redis URL: what it is taken for, and what is refused."""
 
 from __future__ import annotations
 
-import ssl
-
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from wsd.deployment import Address, Cluster, Sentinel, Standalone, addresses, check_host, is_sharded
-from wsd.redis.address import FORMS, check_url, has_password, mask_url, parse_address, parse_deployment, tls_options
+from wsd.config.redis_url import FORMS, parse_deployment
+from wsd.deployment import Address, Cluster, Sentinel, Standalone, addresses
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,6 @@ from wsd.redis.address import FORMS, check_url, has_password, mask_url, parse_ad
     ],
 )
 def test_urls(url: str, address: Address) -> None:
-    assert parse_address(url) == address
     assert parse_deployment(url) == Standalone(address)
 
 
@@ -77,8 +74,6 @@ ONE, TWO = Address("10.0.0.1", 26379), Address("10.0.0.2", 26380)
 )
 def test_urls_of_several_servers(url: str, deployment: Sentinel | Cluster) -> None:
     assert parse_deployment(url) == deployment
-    with pytest.raises(ValueError, match="the URL of one server"):
-        parse_address(url)
 
 
 @pytest.mark.parametrize(
@@ -108,20 +103,6 @@ def test_sentinels_have_a_login_of_their_own() -> None:
         *sentinels, master = addresses(parse_deployment(f"redis+sentinel://user@h1,h2/m{query}"))
         assert {sentinel.login for sentinel in sentinels} == {expected}
         assert master.login == ("AUTH", b"user", b"")
-
-
-def test_the_same_login_at_another_place() -> None:
-    address = parse_address("rediss://u:p@h")
-    there = address.at("elsewhere", 7)
-    assert (there.host, there.port) == ("elsewhere", 7)
-    assert there.at("h", 6379) == address
-    assert Address(path="/run/redis.sock").at("h", 6379) == Address("h")
-
-
-def test_which_pubsub() -> None:
-    standalone, cluster = parse_deployment("redis://h"), parse_deployment("redis+cluster://h")
-    assert [is_sharded(standalone, kind) for kind in ("auto", "classic", "sharded")] == [False, False, True]
-    assert [is_sharded(cluster, kind) for kind in ("auto", "classic", "sharded")] == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -232,11 +213,10 @@ def test_which_pubsub() -> None:
     ],
 )
 def test_urls_that_are_refused(url: str, reason: str) -> None:
-    for refuse in (check_url, parse_deployment, parse_address):
-        with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is the next line's
-            refuse(url)
-        assert str(caught.value).startswith(reason)
-        assert "hunter" not in str(caught.value)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is the next line's
+        parse_deployment(url)
+    assert str(caught.value).startswith(reason)
+    assert "hunter" not in str(caught.value)
 
 
 SCHEMES = ["redis", "rediss", "unix", "redis+sentinel", "rediss+cluster"]
@@ -246,67 +226,28 @@ SCHEMES = ["redis", "rediss", "unix", "redis+sentinel", "rediss+cluster"]
 def test_whatever_it_is_it_is_taken_or_refused(scheme: str, rest: str) -> None:
     url = f"{scheme}://{rest}"
     try:
-        check_url(url)
+        deployment = parse_deployment(url)
     except ValueError:
-        with pytest.raises(ValueError):  # noqa: PT011 - its text is constant
-            parse_deployment(url)
         return
-    for server in addresses(parse_deployment(url))[:1]:
+    for server in addresses(deployment)[:1]:
         assert server.path or (server.host and 1 <= server.port <= 65535)
 
 
-@given(st.one_of(st.text(max_size=300), st.text(st.sampled_from("a1-_.:%[]\u00fc\u3002\ud800"), max_size=70)))
-@example("redis..svc")
-@example("\u3002a")  # a dot to the codec
-@example("a" * 64)
-@example("fe80::1%\x00")
-def test_no_host_that_is_accepted_is_refused_by_the_resolver_s_codec(host: str) -> None:
-    try:
-        check_host(host)
-    except ValueError:
-        return
-    assert "\x00" not in host
-    if ":" not in host:
-        host.encode("idna")
-
-
-# TLS. What is done with files, and what servers make of it: test_redis_tls.py.
-
-
-@pytest.mark.parametrize("scheme", ["rediss", "REDISS"])
-@pytest.mark.parametrize(
-    ("query", "mode", "check_hostname"),
-    [
-        ("", ssl.CERT_REQUIRED, True),
-        ("?ssl_check_hostname=true", ssl.CERT_REQUIRED, True),
-        ("?ssl_check_hostname=false", ssl.CERT_REQUIRED, False),
-        ("?ssl_cert_reqs=required", ssl.CERT_REQUIRED, True),
-        ("?ssl_cert_reqs=optional", ssl.CERT_REQUIRED, True),
-        ("?ssl_cert_reqs=optional&ssl_check_hostname=true", ssl.CERT_REQUIRED, True),
-        ("?ssl_cert_reqs=optional&ssl_check_hostname=false", ssl.CERT_REQUIRED, False),
-        ("?ssl_cert_reqs=none", ssl.CERT_NONE, False),
-        ("?ssl_cert_reqs=none&ssl_check_hostname=false", ssl.CERT_NONE, False),
-    ],
-)
-def test_tls(scheme: str, query: str, mode: ssl.VerifyMode, check_hostname: bool) -> None:
-    tls = parse_address(f"{scheme}://h{query}").tls
-    assert tls is not None
-    assert (tls.context.verify_mode, tls.context.check_hostname) == (mode, check_hostname)
+# TLS. What is done with files: tests/unit/test_tls.py; what servers make of it: tests/whole/redis/test_tls.py.
 
 
 @pytest.mark.parametrize("url", ["rediss+sentinel://h1,h2/m", "rediss+cluster://h1,h2"])
 def test_tls_to_every_server(url: str) -> None:
     url += "?ssl_cert_reqs=none&ssl_check_hostname=false"
-    contexts = {server.tls for server in addresses(parse_deployment(url))}
-    assert len(contexts) == 1
-    assert contexts.pop().context.verify_mode == ssl.CERT_NONE  # type: ignore[union-attr]
-    assert tls_options(url) == {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    assert {server.tls for server in addresses(parse_deployment(url.replace("rediss", "redis").split("?")[0]))} == {
-        None
-    }
+    (tls,) = {server.tls for server in addresses(parse_deployment(url))}
+    assert tls is not None
+    assert tls.options == {"ssl_cert_reqs": "none", "ssl_check_hostname": "false"}
+    plain = url.replace("rediss", "redis").split("?")[0]
+    assert {server.tls for server in addresses(parse_deployment(plain))} == {None}
 
 
-# Showing
+def test_files_are_not_looked_at() -> None:
+    assert addresses(parse_deployment("rediss://h?ssl_ca_certs=/nowhere/ca.pem"))[0].tls is not None
 
 
 @pytest.mark.parametrize(
@@ -318,15 +259,15 @@ def test_tls_to_every_server(url: str) -> None:
     ],
 )
 def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
-    address = parse_address(url)
-    assert str(address) == str(Standalone(address)) == shown
-    assert "hunter2" not in repr(address)
+    deployment = parse_deployment(url)
+    assert isinstance(deployment, Standalone)
+    assert str(deployment) == str(deployment.server) == shown
+    assert "hunter2" not in repr(deployment)
 
 
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://u:hunter2@h/0", "redis://h:6379"),
         (
             "rediss+sentinel://u:hunter2@10.0.0.1,[::1]:2/mymaster?sentinel_password=hunter2",
             "the master mymaster of Sentinel at 10.0.0.1:26379, [::1]:2",
@@ -338,87 +279,3 @@ def test_what_is_shown_of_a_deployment(url: str, shown: str) -> None:
     deployment = parse_deployment(url)
     assert str(deployment) == shown
     assert "hunter2" not in repr(deployment)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://h:6379/0", "redis://h:6379/0"),
-        ("redis://user:hunter2@h:6379/0", "redis://***@h:6379/0"),
-        ("redis://hunter2@h", "redis://***@h"),
-        ("redis://[::1]:6379/0?db=1&password=hunter2", "redis://[::1]:6379/0?db=1&***"),
-        ("rediss://h?ssl_ca_certs=/ca.pem&ssl_password=hunter2", "rediss://h?ssl_ca_certs=/ca.pem&***"),
-        ("unix://:hunter2@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
-        ("redis://:hunter/2?@h", "redis://***"),
-        ("redis://:hunter2", "redis://***"),
-        ("redis://h?hunter2", "redis://h?***"),
-        ("redis://h?db=1#hunter2", "redis://h?***"),
-        ("redis://h#hunter2", "redis://***"),
-        (":hunter2@h", "***"),
-        ("localhost:6379", "localhost:6379"),
-        ("localhost", "localhost"),
-        ("10.0.0.1:6379/3", "10.0.0.1:6379/3"),
-        ("hunter2", "***"),
-        ("hunter2/1", "***"),
-        ("h:hunter2", "***"),
-        ("u:hunter2@h:6379", "***"),
-        ("u:hunter2@h://x", "***"),
-        ("redis://h?password=a@hunter2", "redis://***"),
-        ("redis+sentinel://h1:1,[::1]:2/my-master/0", "redis+sentinel://h1:1,[::1]:2/my-master/0"),
-        ("redis+sentinel://u:hunter2@h1,h2/m", "redis+sentinel://***@h1,h2/m"),
-        (
-            "rediss+sentinel://h/m?sentinel_username=hunter2&ssl_cert_reqs=none",
-            "rediss+sentinel://h/m?***&ssl_cert_reqs=none",
-        ),
-        ("redis+sentinel://h/m?sentinel_password=a@hunter2", "redis+sentinel://***"),
-        ("redis+sentinel://u:a@h1,u:hunter2@h2/m", "redis+sentinel://***@h2/m"),
-        ("redis+sentinel://:hunter2/m", "redis+sentinel://***"),
-        ("redis+sentinel://h1,:hunter2/m", "redis+sentinel://***"),
-        ("redis+sentinel://h/m/hunter2", "redis+sentinel://***"),
-        ("redis+cluster://u:hunter2@h1:7000,h2:7001", "redis+cluster://***@h1:7000,h2:7001"),
-        ("redis+cluster://h/hunter2", "redis+cluster://***"),
-        ("redis+cluster://h1,h2:hunter2", "redis+cluster://***"),
-    ],
-)
-def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
-    assert mask_url(url) == shown
-
-
-@given(
-    st.text(),
-    st.text(),
-    st.sampled_from(["redis", "rediss", "unix", "http", "redis+sentinel", "rediss+sentinel", "redis+cluster"]),
-)
-@example("a/b", "", "redis")
-@example("a#b", "", "unix")
-@example("a@", "", "redis")
-@example("?@", ",h/m", "redis+sentinel")
-def test_no_password_is_shown_however_it_is_written(before: str, after: str, scheme: str) -> None:
-    password = f"{before}hunter2{after}"
-    for url in (
-        f"{scheme}://u:{password}@h/0",
-        f"{scheme}://u:{password}@h1:1,h2:2/m",
-        f"{scheme}://h/0?password={password}",
-        f"{scheme}://h1,h2/m?sentinel_password={password}",
-    ):
-        assert "hunter2" not in mask_url(url)
-        assert has_password(url)
-
-
-@pytest.mark.parametrize(
-    ("url", "found"),
-    [
-        ("redis://u:hunter2@h", True),
-        ("redis://:hunter2@h", True),
-        ("redis://h?password=hunter2", True),
-        ("rediss://h?ssl_p%61ssword=hunter2", True),
-        ("redis+sentinel://h1,h2/m?sentinel_password=hunter2", True),
-        ("rediss+cluster://u:hunter2@h1,h2", True),
-        ("redis+sentinel://h1:1,h2:2/m", False),
-        ("redis+cluster://user@h1:1,h2:2", False),
-        ("redis://user@h:6379/0", False),
-        ("rediss://[::1]:6379/0?db=1", False),
-    ],
-)
-def test_a_password_is_found(url: str, found: bool) -> None:
-    assert has_password(url) is found
