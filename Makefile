@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all lock clean
+.PHONY: help run test test-unit lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all papers lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -103,6 +103,9 @@ COMPILE := $(LOCK)/bin/uv pip compile --quiet --no-header --no-annotate --no-emi
 	--universal --python-version 3.11 --generate-hashes pyproject.toml
 # Leave out what the files named before hold already.
 WITHOUT = $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' $(1))
+
+papers: $(VENV)/installed ## write the tables of the papers anew that are made from the code
+	@$(BIN)/python -m tests.house.papers
 
 lock: ## pin the newest versions that pyproject.toml allows, with their hashes, in constraints.txt
 	@$(PYTHON) -m venv --clear $(LOCK)

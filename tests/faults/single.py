@@ -107,7 +107,7 @@ async def thaw(stage: SingleStage) -> None:
 
 
 async def with_user(stage: SingleStage) -> None:
-    """Let the daemon log in as a user who may do just what the README says."""
+    """Let the daemon log in as a user who may do just what systemd/README.md says."""
     await at_redis("ACL", "SETUSER", USER, "on", f">{PASSWORD}", "+@connection", "+@pubsub", "resetchannels", "&*")(
         stage
     )

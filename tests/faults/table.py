@@ -1,4 +1,4 @@
-"""The table of what was measured: Markdown that can be read as it is, so that the README can have it."""
+"""The table of what was measured: Markdown that can be read as it is, so that its README can have it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tests.faults.scene import CLIENTS, HEARTBEAT, TOPICS, Row
 
-__all__ = ["render"]
+__all__ = ["LEGEND", "render"]
 
 HEAD = ("fault", "Redis", "notice", "heal", "lost", "gaps", "CPU", "")
 

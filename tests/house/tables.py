@@ -1,13 +1,33 @@
-"""The tables of the papers that are made from the code. ``python -m tests.house.tables`` prints all of them."""
+"""The tables of the papers that are made from the code. `tests.house.papers` knows which stands where."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+import wsd
+from tests import ROOT
+from tests.house.test_layers import LAYERS, TO_COME
+from tests.lib.metrics import GAUGES
+from wsd.admin.exposition import registry
+from wsd.config import Settings, text
+from wsd.metrics import Metrics
 from wsd.protocol.codes import Close, ErrorCode, HandshakeReason, TokenReason
 
-__all__ = ["close_codes", "errors", "handshakes", "table", "token_reasons"]
+__all__ = [
+    "close_codes",
+    "errors",
+    "explained_metrics",
+    "handshakes",
+    "make_targets",
+    "metrics",
+    "rooms",
+    "settings",
+    "table",
+    "token_reasons",
+]
 
 
 def table(*heads: str, rows: Iterable[Iterable[str]]) -> str:
@@ -47,5 +67,55 @@ def handshakes() -> str:
     return table("reason", "status", "cause", rows=rows)
 
 
-if __name__ == "__main__":
-    sys.stdout.write("\n".join((errors(), token_reasons(), close_codes(), handshakes())))
+def settings() -> str:
+    """The settings, as the operator may give them."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = text(field.default)
+        rows.append((f"`{name}`", f"`{default}`" if default else "", field.description or ""))
+    return table("setting", "default", "meaning", rows=rows)
+
+
+def explained_metrics() -> dict[str, tuple[str, str]]:
+    """The type and the meaning of each of wsd's own metrics, by its name."""
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name: (family.type, family.documentation)
+        for family in registry(lambda: (Metrics(), GAUGES)).collect()
+        if family.name.startswith("wsd_")
+    }
+
+
+def metrics() -> str:
+    """The metrics of a scrape."""
+    rows = [(f"`{name}`", kind, meaning) for name, (kind, meaning) in explained_metrics().items()]
+    return table("metric", "type", "meaning", rows=rows)
+
+
+def make_targets() -> str:
+    """What can be made."""
+    found = re.findall(r"^([a-z-]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return table("command", "what it does", rows=[(f"`make {name}`", meaning) for name, meaning in found])
+
+
+def rooms() -> str:
+    """The house from the roof to the ground: the rooms of each layer, and the modules of each room."""
+    return f"```text\n{''.join(_rooms())}```\n"
+
+
+def _rooms() -> Iterator[str]:
+    apart = {room for layer in LAYERS for room in layer if "." in room}  # modules that are rooms of their own
+    for number, layer in reversed(list(enumerate(LAYERS))):
+        for room in sorted(layer - TO_COME - {"__main__"}):
+            path = Path(wsd.__file__).parent / room.replace(".", "/")
+            if not path.is_dir():
+                yield _room(f"{number}", f"{room.replace('.', '/')}.py", path.with_suffix(".py"))
+                continue
+            yield _room(f"{number}", f"{room}/", path / "__init__.py")
+            for module in sorted(path.rglob("*.py")):
+                if module.name != "__init__.py" and f"{room}.{module.stem}" not in apart:
+                    yield _room("", f"  {module.relative_to(path)}", module)
+
+
+def _room(number: str, name: str, module: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(module.read_text())) or ""
+    return f"{number:2} {name:18} {docstring.splitlines()[0].replace('``', '')}\n"

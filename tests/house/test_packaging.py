@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests import ROOT
+from tests.house.papers import PAPERS, paper
 from tests.lib.servers import PATIENCE
 from wsd import __version__
 from wsd.config import Settings
@@ -166,13 +168,12 @@ def installed(python: Path | str, **environ: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in json.loads(result.stdout)}
 
 
-# The virtual environment of the README
+# The virtual environment of systemd/README.md
 
 
 @pytest.mark.timeout(300)  # it waits for the downloads
 def test_the_recipe_for_a_virtual_environment(tmp_path: Path) -> None:
-    section = (ROOT / "README.md").read_text().split("\n## Deployment\n")[1].split("\n## ")[0]
-    (recipe,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    (recipe,) = (block.text for block in paper("systemd/README.md").of("In a virtual environment", "sh"))
     unit = (ROOT / "systemd" / "wsd.service").read_text()
     (program,) = re.findall(r"^ExecStart=(\S+) serve$", unit, re.MULTILINE)
     assert recipe.endswith(f" {program}\n")
@@ -343,9 +344,19 @@ def test_the_wheel_holds_the_package_and_its_licence(image: Image) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "wsd").rglob("*.py")}
-    assert names >= modules
+    assert names >= modules | {path for path in PAPERS if path.startswith("wsd/")}
     assert {name.split("/")[0] for name in names} == {"wsd", f"wsd_daemon-{__version__}.dist-info"}
     assert f"wsd_daemon-{__version__}.dist-info/licenses/LICENSE" in names
+
+
+def test_the_source_distribution_holds_the_papers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    result = run(command, cwd=ROOT, env=outer_environ())
+    assert result.returncode == 0, result.stdout
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert names >= set(PAPERS)
 
 
 def test_the_image_is_set_up_for_containers() -> None:

@@ -61,7 +61,7 @@ async def connect(chosen: Settings) -> list[str]:
             running.cancel()
             await asyncio.wait([running])
     if refused:
-        problem = f"Redis refuses the user {user} to subscribe {channels}; the README says what to permit"
+        problem = f"Redis refuses the user {user} to subscribe {channels}; systemd/README.md says what to permit"
     if problem:
         named = "" if str(deployment) in problem else f" (redis_url names {deployment})"
         raise CommandError(f"connect: {problem}{named}")

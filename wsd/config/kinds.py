@@ -65,7 +65,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}  # those that browsers leave out of a
 
 
 class Allowed(NamedTuple):
-    """What a setting accepts, for its mistake, ``--help`` and the README. Travels in the field's metadata."""
+    """What a setting accepts, for its mistake, ``--help`` and the papers. Travels in the field's metadata."""
 
     text: str
 

@@ -19,7 +19,7 @@ __all__ = ["Settings", "allowed", "describe", "flag_fields", "is_loopback", "tex
 
 
 class Settings(BaseSettings):
-    """Every setting of wsd. A field's description is its line in ``--help`` and in the README.
+    """Every setting of wsd. A field's description is its line in ``--help`` and in the papers.
 
     Raises:
         pydantic.ValidationError: from the constructor; `wsd.config.load` turns it into a `SettingsError`.

@@ -1,7 +1,7 @@
 """The messages of the client protocol: requests parsed, replies built.
 
-PROTOCOL.md is the contract; the README repeats it for client authors. The messages of its first section are
-byte-for-byte stable: the keys shown, in that order, without spaces, and ``id`` at the end where the client sent one.
+PROTOCOL.md is the contract. The messages of its first section are byte-for-byte stable: the keys shown, in that order,
+without spaces, and ``id`` at the end where the client sent one.
 """
 
 from __future__ import annotations

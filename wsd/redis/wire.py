@@ -1,7 +1,7 @@
 """One connection to a Redis server: its bytes, the login, and which answer belongs to which command.
 
 RESP3 with hiredis for the parser: redis-py's ``PubSub`` costs 5 µs a message, feeding ``hiredis.Reader`` from a
-protocol 0.3 µs, and a burst arrives as one batch (PITFALLS.md).
+protocol 0.3 µs, and a burst arrives as one batch (see DESIGN.md, "What the libraries really do").
 
 A burst is handled in slices of time: the socket isn't read from while the parser holds something, or while whoever
 takes the messages has enough of them (`Wire.hold`). What Redis has more waits in the sockets and in its output buffer.

@@ -1,4 +1,4 @@
-"""Tokens are held to PROTOCOL.md, "The token", and to what PITFALLS.md knows of PyJWT.
+"""Tokens are held to PROTOCOL.md, "The token", and to what DESIGN.md knows of PyJWT.
 
 Whatever a client sends for a token, it gets a grant or :exc:`~wsd.errors.TokenError`, whose text goes to the log and
 holds nothing of the token or the key.

@@ -31,7 +31,7 @@ HEARTBEAT = 1.0
 CHANNELS = [b"app:%d" % number for number in range(300)]
 AGES = 120.0  # seconds; Sentinels alone take 31 to 40 until they see that their master is none, and fail over
 
-# What the README tells to permit: everywhere, to a user of a Cluster, and to a user of Sentinels.
+# What systemd/README.md tells to permit: everywhere, to a user of a Cluster, and to a user of Sentinels.
 ACL = ("+@connection", "+@pubsub")
 CLUSTER_ACL = ("+cluster|slots", "+cluster|info", "+cluster|nodes")
 SENTINEL_ACL = ("+sentinel|get-master-addr-by-name",)

@@ -1,222 +1,31 @@
-"""The README is true: its commands run, its clients work, its tables are complete."""
+"""The clients of PROTOCOL.md work. They run as they stand there, but for the place of the server and what prints."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import websocket
 from aiohttp import web
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests import ROOT
-from tests.faults.suite import names
-from tests.lib.metrics import GAUGES
+from tests.house.papers import paper
 from tests.lib.servers import PATIENCE, RedisServer, eventually, free_port, serving
-from tests.whole.redis.test_source import ACL, CLUSTER_ACL, SENTINEL_ACL
-from wsd.admin.exposition import registry
-from wsd.config import Settings, text
-from wsd.metrics import Metrics
-
-README = (ROOT / "README.md").read_text()
-
-
-class Block(NamedTuple):
-    """A fenced block of the README."""
-
-    kind: str  # what stands behind the fence
-    text: str
-
-
-def blocks(heading: str) -> list[Block]:
-    """The fenced blocks below a heading."""
-    section = re.split(r"^## ", README.split(f"\n## {heading}\n", 1)[1], flags=re.MULTILINE)[0]
-    return [Block(kind, body) for kind, body in re.findall(r"^```(.*)\n((?:.*\n)*?)```$", section, re.MULTILINE)]
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-# Tables.
-
-
-def test_the_table_of_settings_is_complete() -> None:
-    rows: list[tuple[str, ...]] = [("setting", "default", "meaning"), ("---", "---", "---")]
-    for name, field in Settings.model_fields.items():
-        default = text(field.default)
-        rows.append((f"`{name}`", f"`{default}`" if default else "", field.description or ""))
-    assert table(rows) in README, table(rows)
-
-
-def test_the_table_of_metrics_is_complete() -> None:
-    families = registry(lambda: (Metrics(), GAUGES)).collect()
-    rows: list[tuple[str, ...]] = [("metric", "type", "meaning"), ("---", "---", "---")]
-    for family in families:
-        if family.name.startswith("wsd_"):
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            rows.append((f"`{name}`", family.type, family.documentation))
-    assert table(rows) in README, table(rows)
-
-
-def test_the_table_of_faults_is_complete_and_all_went_well() -> None:
-    section = README.split("\n## When Redis fails\n", 1)[1].split("\n## ", 1)[0]
-    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]
-    assert [row[0].strip() for row in rows] == names()
-    assert "FAILED" not in section
-    assert "skipped" not in section
-
-
-def test_the_permissions_are_those_that_are_tested() -> None:
-    section = README.split("\n### Which Redis\n", 1)[1].replace("\\|", "|")
-    for words in (
-        (*ACL, "resetchannels &PREFIX*"),
-        CLUSTER_ACL,
-        (*ACL, *SENTINEL_ACL, "resetchannels &+switch-master"),
-    ):
-        assert " ".join(words) in section
-
-
-# Commands.
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Starts commands in a directory of their own, with wsd on PATH."""
-    binaries = tmp_path / "bin"
-    binaries.mkdir()
-    (binaries / "wsd").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m wsd "$@"\n')
-    (binaries / "wsd").chmod(0o755)
-    # A redis-server is found where the tests find theirs.
-    redis_server = Path(RedisServer.executable())
-    (binaries / "redis-server").symlink_to(redis_server)
-    if not shutil.which("redis-cli"):
-        (binaries / "redis-cli").symlink_to(redis_server.with_name("redis-cli"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WSD_")}
-    environment |= {"PATH": f"{binaries}:{environment['PATH']}", "PYTHONPATH": str(ROOT)}
-    started: list[subprocess.Popen[str]] = []
-
-    def start(command: str) -> subprocess.Popen[str]:
-        started.append(
-            subprocess.Popen(
-                ["bash", "-c", f"exec {command}"],
-                cwd=tmp_path,
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def run(shell: Callable[[str], subprocess.Popen[str]], command: str) -> str:
-    process = shell(command)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, (command, output)
-    return output
-
-
-def wait_for(process: subprocess.Popen[str], words: str) -> str:
-    """Read what a process prints until a line has the words; return all of it."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if words in line:
-            return seen
-    raise AssertionError(f"{words!r} did not appear in {seen!r}")
-
-
-def test_the_testing_guide_step_by_step(shell: Callable[[str], subprocess.Popen[str]]) -> None:
-    """With a real Redis, redis-cli, and a WebSocket client that shares no code with the server's library."""
-    redis_port = free_port()
-    client: websocket.WebSocket | None = None
-    session = token = ""
-    try:
-        for block in blocks("Testing guide"):
-            if block.kind == "sh":
-                for command in block.text.replace("6379", str(redis_port)).splitlines():
-                    if command.startswith("redis-server"):
-                        # In the foreground, so that the test can end it.
-                        wait_for(shell(command.replace("--daemonize yes", "")), "eady to accept connections")
-                    elif command.startswith("openssl"):
-                        run(shell, command)
-                    elif command.startswith("wsd serve"):
-                        more = f" --port 0 --admin-port 0 --redis-url redis://127.0.0.1:{redis_port}"
-                        log = wait_for(shell(command + more), "connected to Redis")
-                        port = log.split("ws://127.0.0.1:", 1)[1].split(" ", 1)[0]
-                        client = websocket.create_connection(f"ws://localhost:{port}", timeout=PATIENCE)
-                    elif command.startswith("wsd token"):
-                        token = run(shell, command).strip()
-                    else:
-                        assert run(shell, command) == "1\n"
-                continue
-            assert client is not None
-            for line in block.text.splitlines():
-                if block.kind == "json send":
-                    client.send(line.replace("YOUR_SESSION_ID", session).replace("YOUR_TOKEN", token))
-                else:
-                    assert block.kind == "json receive"
-                    received = str(client.recv())
-                    session = json.loads(received).get("session", session)
-                    assert received.replace(session or "?", "YOUR_SESSION_ID") == line
-        assert session
-        assert token
-    finally:
-        if client is not None:
-            client.close()
-
-
-def test_the_two_commands_are_make_targets() -> None:
-    (listing,) = [block.text for block in blocks("Two commands") if "make" in block.text]
-    helped = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in re.findall(r"^make (\w+)", listing, re.MULTILINE):
-        assert f"make {target} " in helped
-
-
-def test_what_make_run_starts_prints_commands_that_work(shell: Callable[[str], subprocess.Popen[str]]) -> None:
-    dev = shell("wsd dev --port 0 --admin-port 0")
-    printed = wait_for(dev, "Ctrl-C")
-    tail, publish, redis_cli = (line.strip() for line in printed.splitlines() if line.startswith("    "))
-    _, in_readme = (block.text for block in blocks("Two commands"))
-    for ours, theirs in zip(in_readme.splitlines(), (tail, publish), strict=True):
-        assert ours.removeprefix(".venv/bin/wsd") in theirs
-    listening = shell(f"{tail} --count 2")
-    wait_for(listening, "subscribed to chat")
-    assert run(shell, publish) == "1 subscriber\n"
-    assert run(shell, redis_cli) == "1\n"
-    output, _ = listening.communicate(timeout=PATIENCE)
-    assert output == '{"hello":"world"}\n' * 2
-
-
-# Clients. They run as they stand in the README, but for the place of the server and what prints.
-
 
 LONG = 5 * 1024 * 1024  # bytes of a payload beyond what client libraries take unless told otherwise
 
 
 def client_code(language: str, url: str) -> str:
-    (code,) = [block.text for block in blocks("For authors of clients") if block.kind == language]
+    (code,) = [block.text for block in paper("wsd/PROTOCOL.md").of("Two clients to start from", language)]
     assert len([line for line in code.splitlines() if line.strip()]) <= 26
     return replaced(code, ("ws://localhost:3000", url))
 

@@ -1,0 +1,196 @@
+"""The commands that the papers tell to type work, with real parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import websocket
+
+from tests import ROOT
+from tests.house.papers import paper
+from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
+
+Shell = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """Starts commands in a directory of their own, with wsd on PATH."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "wsd").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m wsd "$@"\n')
+    (binaries / "wsd").chmod(0o755)
+    # A redis-server is found where the tests find theirs.
+    redis_server = Path(RedisServer.executable())
+    (binaries / "redis-server").symlink_to(redis_server)
+    if not shutil.which("redis-cli"):
+        (binaries / "redis-cli").symlink_to(redis_server.with_name("redis-cli"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WSD_")}
+    environment |= {"PATH": f"{binaries}:{environment['PATH']}", "PYTHONPATH": str(ROOT)}
+    started: list[subprocess.Popen[str]] = []
+
+    def start(command: str) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                ["bash", "-c", command if command.startswith("(") else f"exec {command}"],
+                cwd=tmp_path,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def run(shell: Shell, command: str) -> str:
+    process = shell(command)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, (command, output)
+    return output
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> str:
+    """Read what a process prints until a line has the words; return all of it."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    raise AssertionError(f"{words!r} did not appear in {seen!r}")
+
+
+def commands(path: str, heading: str) -> list[str]:
+    """The commands below a heading of a paper."""
+    return [line for block in paper(path).of(heading, "sh") for line in block.text.splitlines()]
+
+
+def test_the_testing_guide_step_by_step(shell: Shell) -> None:
+    """With a real Redis, redis-cli, and a WebSocket client that shares no code with the server's library."""
+    redis_port = free_port()
+    client: websocket.WebSocket | None = None
+    session = token = ""
+    try:
+        for block in paper("README.md").of("Testing guide"):
+            if block.kind == "sh":
+                for command in block.text.replace("6379", str(redis_port)).splitlines():
+                    if command.startswith("redis-server"):
+                        # In the foreground, so that the test can end it.
+                        wait_for(shell(command.replace("--daemonize yes", "")), "eady to accept connections")
+                    elif command.startswith("openssl"):
+                        run(shell, command)
+                    elif command.startswith("wsd serve"):
+                        more = f" --port 0 --admin-port 0 --redis-url redis://127.0.0.1:{redis_port}"
+                        log = wait_for(shell(command + more), "connected to Redis")
+                        port = log.split("ws://127.0.0.1:", 1)[1].split(" ", 1)[0]
+                        client = websocket.create_connection(f"ws://localhost:{port}", timeout=PATIENCE)
+                    elif command.startswith("wsd token"):
+                        token = run(shell, command).strip()
+                    else:
+                        assert run(shell, command) == "1\n"
+                continue
+            assert client is not None
+            for line in block.text.splitlines():
+                if block.kind == "json send":
+                    client.send(line.replace("YOUR_SESSION_ID", session).replace("YOUR_TOKEN", token))
+                else:
+                    assert block.kind == "json receive"
+                    received = str(client.recv())
+                    session = json.loads(received).get("session", session)
+                    assert received.replace(session or "?", "YOUR_SESSION_ID") == line
+        assert session
+        assert token
+    finally:
+        if client is not None:
+            client.close()
+
+
+def test_what_make_run_starts_prints_commands_that_work(shell: Shell) -> None:
+    dev = shell("wsd dev --port 0 --admin-port 0")
+    printed = wait_for(dev, "Ctrl-C")
+    tail, publish, redis_cli = (line.strip() for line in printed.splitlines() if line.startswith("    "))
+    make_run, make_test, *in_readme = commands("README.md", "Two commands")
+    assert make_run.startswith("make run ") and make_test.startswith("make test ")
+    for ours, theirs in zip(in_readme, (tail, publish), strict=True):
+        assert ours.removeprefix(".venv/bin/wsd") in theirs
+    listening = shell(f"{tail} --count 2")
+    wait_for(listening, "subscribed to chat")
+    assert run(shell, publish) == "1 subscriber\n"
+    assert run(shell, redis_cli) == "1\n"
+    output, _ = listening.communicate(timeout=PATIENCE)
+    assert output == '{"hello":"world"}\n' * 2
+
+
+def test_the_key_for_systemd_is_one_and_nobody_else_can_read_it(shell: Shell, tmp_path: Path) -> None:
+    for command in commands("systemd/README.md", "With systemd"):
+        assert "/etc/wsd" in command
+        run(shell, command.replace("/etc/", f"{tmp_path}/etc/"))
+    key = tmp_path / "etc" / "wsd" / "jwt_key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    run(shell, f"wsd check --jwt-key-file {key}")
+    assert "LoadCredential=jwt_key:/etc/wsd/jwt_key\n" in (ROOT / "systemd" / "wsd.service").read_text()
+
+
+def test_the_key_for_containers_is_one_and_their_user_can_read_it(shell: Shell, tmp_path: Path) -> None:
+    *making, starting = commands("systemd/README.md", "In containers")
+    for command in making:
+        run(shell, command)
+    assert stat.S_IMODE((tmp_path / "jwt_key").stat().st_mode) == 0o644
+    run(shell, "wsd check --jwt-key-file jwt_key")
+    # What this starts is tested in tests/house/test_packaging.py, step by step.
+    assert starting == "docker compose up --build"
+    assert "file: ./jwt_key\n" in (ROOT / "compose.yaml").read_text()
+
+
+def test_check_prints_what_is_in_force_and_tries_redis(shell: Shell, redis: RedisServer) -> None:
+    run(shell, "openssl rand -hex 32 > key")
+    (command,) = commands("systemd/README.md", "Settings")
+    output = run(shell, f"{command} --redis-url {redis.url}")
+    assert "jwt_key_file" in output
+
+
+def test_the_first_three_questions(shell: Shell, redis: RedisServer, start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(WSD_REDIS_URL=redis.url, WSD_AUTH="none", WSD_PORT="0", WSD_ADMIN_PORT="0")
+    daemon.wait_for("connected to Redis")
+    healthz, readyz, metrics, clients = commands("systemd/README.md", "At three in the morning")
+    answers = [run(shell, each.replace("3001", str(daemon.admin_port))) for each in (healthz, readyz, metrics)]
+    assert answers[0] == "ok\n"
+    assert answers[1].startswith("ready\n")
+    assert "wsd_redis_link_up 1.0" in answers[2]
+    listed = run(shell, clients.replace("redis-cli", f"redis-cli -p {redis.port}"))
+    assert re.search(rf"name=wsd:\S+:{daemon.process.pid} ", listed)
+
+
+def test_the_output_buffer_can_be_raised(shell: Shell, own_redis: RedisServer) -> None:
+    (command,) = commands("systemd/README.md", "Tuning")
+    assert run(shell, command.replace("redis-cli", f"redis-cli -p {own_redis.port}")) == "OK\n"
+    found = run(shell, f"redis-cli -p {own_redis.port} CONFIG GET client-output-buffer-limit")
+    assert f"pubsub {128 << 20} {32 << 20} 60" in found
+
+
+def test_the_commands_of_the_fault_suite(shell: Shell) -> None:
+    everything, *parts = commands("tests/faults/README.md", "How it is measured")
+    assert everything == "make faults"
+    printed = subprocess.run(["make", "-n", "faults"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1].endswith("-m tests.faults ")
+    listing, one = (part.replace(".venv/bin/python", sys.executable) for part in parts)
+    names = run(shell, listing).splitlines()
+    assert "SIGSTOP" in names
+    assert re.search(r"^\| SIGSTOP +\| single +\|.*\| ok +\|$", run(shell, one), re.MULTILINE)
