@@ -33,6 +33,7 @@ class Direction:
     def __init__(self, *, resp3: bool) -> None:
         self._resp3 = resp3
         self.delay = 0.0  # seconds that the bytes take
+        self.swallowed = b""  # the pushes that were
         self._flow = Flow.PASS
         self._moving = asyncio.Event()
         self._moving.set()
@@ -61,7 +62,8 @@ class Direction:
             while data := await reader.read(CHUNK):
                 await self._moving.wait()
                 if self._resp3:
-                    data = pushes.strip(data, self._flow is Flow.SWALLOW_PUSHES)
+                    data, swallowed = pushes.strip(data, self._flow is Flow.SWALLOW_PUSHES)
+                    self.swallowed += swallowed
                 if self._flow is not Flow.DISCARD:
                     due.put_nowait((loop.time() + self.delay, data))
             due.put_nowait((loop.time() + self.delay, None))
@@ -167,16 +169,17 @@ class _PushFilter:
     def __init__(self) -> None:
         self._rest = b""  # the beginning of something incomplete
 
-    def strip(self, data: bytes, swallow: bool) -> bytes:
-        """Return what is complete, without pushes if they are to be swallowed; keep the rest."""
+    def strip(self, data: bytes, swallow: bool) -> tuple[bytes, bytes]:
+        """Return what is complete, and the pushes apart if they are to be swallowed; keep the rest."""
         data = self._rest + data
-        kept, start = [], 0
+        kept: list[bytes] = []
+        swallowed: list[bytes] = []
+        start = 0
         while (end := end_of_reply(data, start)) is not None:
-            if not (swallow and data[start : start + 1] == b">"):
-                kept.append(data[start:end])
+            (swallowed if swallow and data[start : start + 1] == b">" else kept).append(data[start:end])
             start = end
         self._rest = data[start:]
-        return b"".join(kept)
+        return b"".join(kept), b"".join(swallowed)
 
 
 def end_of_reply(data: bytes, start: int) -> int | None:

@@ -320,6 +320,7 @@ async def test_a_message_that_comes_before_its_gap_lies_under_it(own_redis: Redi
         own_redis("CLIENT", "KILL", "TYPE", "pubsub")
         await recorder.until("lost")
         await eventually(lambda: own_redis.publish("c", "missed") == 1, "the subscription, seen from Redis")
+        await eventually(lambda: b"missed" in proxy.downward.swallowed, "the loss")
         proxy.heal()
         own_redis.publish("c", "early")
         await recorder.until("gap", b"c")
