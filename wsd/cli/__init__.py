@@ -1,17 +1,18 @@
 """The commands of ``wsd``: the only room that prints.
 
 ==============  =====================================================================
-``arguments``   what can be typed: the parsers, their help, the settings' flags
+``arguments``   what can be typed: the parsers
+``help``        what ``--help`` says
+``settings``    the settings of a command: its flags, over the other places
 ``commands``    runs a command and turns exceptions into lines and exit statuses
+``output``      how a command says something
 ``serve``       the daemon
-``dev``         the daemon with nothing around it, and what to type next
-``embedded``    the Redis-compatible server of ``dev``, a process of its own
+``dev``         the daemon with nothing around it: its Redis, and what to type next
 ``check``       prints the settings
 ``connecting``  its --connect: tries Redis
-``signing``     ``wsd token``
+``token``       signs a token
 ``publish``     publishes
 ``tail``        a client: prints what is published
-``output``      how a command says something
 ==============  =====================================================================
 
 Exit statuses: 0 for success, 1 for what the machine or a server refused, 2 for wrong settings or arguments, 130 for

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from argparse import Namespace
 
-from wsd.cli.arguments import settings_and_places
 from wsd.cli.output import printable, say, write
+from wsd.cli.settings import settings_and_places
 from wsd.config import describe, warnings
 
 __all__ = ["run"]

@@ -17,11 +17,11 @@ __all__ = ["run"]
 
 MODULES = {
     "serve": "wsd.cli.serve",
-    "dev": "wsd.cli.dev",
+    "dev": "wsd.cli.dev.run",
     "check": "wsd.cli.check",
     "token": "wsd.cli.token",
-    "publish": "wsd.cli.publish",
-    "tail": "wsd.cli.tail",
+    "publish": "wsd.cli.publish.run",
+    "tail": "wsd.cli.tail.run",
 }
 """Where a command's ``run(args)`` is. Imported when needed: `publish` in a shell loop needs no WebSocket server."""
 

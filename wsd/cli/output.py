@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
+import stat
 import sys
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 from wsd import logs
 from wsd.errors import CommandError
 
-__all__ = ["check_stdout", "close_stdout", "printable", "say", "write"]
+__all__ = ["check_stdout", "close_stdout", "printable", "say", "while_read", "write"]
 
 
 def check_stdout() -> None:
@@ -57,6 +61,31 @@ def say(line: str) -> None:
 def printable(text: str) -> str:
     """Escape what a terminal would take for a command, or for the end of the line."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+async def while_read(work: Coroutine[Any, Any, None]) -> None:
+    """Do some work for as long as somebody reads standard output.
+
+    Raises:
+        BrokenPipeError: when nobody reads it any more (``| head``), also if nothing is written that would find it out.
+    """
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+    waits = [asyncio.ensure_future(work), asyncio.ensure_future(closed.wait())]
+    descriptor = sys.stdout.fileno()
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        # The writing end of a pipe becomes readable when its reading end is closed; so does asyncio see it itself.
+        loop.add_reader(descriptor, closed.set)
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if closed.is_set():
+            raise BrokenPipeError
+        waits[0].result()
+    finally:
+        loop.remove_reader(descriptor)
+        for waiting in waits:
+            waiting.cancel()
+        await asyncio.wait(waits)
 
 
 def close_stdout() -> None:

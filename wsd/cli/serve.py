@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 
-from wsd.cli.arguments import settings
+from wsd.cli.settings import settings
 from wsd.config import warnings
 from wsd.logs import setup
 from wsd.worker import run as run_worker

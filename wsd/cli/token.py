@@ -12,8 +12,8 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from wsd.auth.jwt import JWTAuthenticator
-from wsd.cli.arguments import settings
 from wsd.cli.output import write
+from wsd.cli.settings import settings
 from wsd.config import Settings
 from wsd.errors import CommandError, RequestError, TokenError
 from wsd.protocol.messages import check_topic

@@ -47,8 +47,14 @@ from tests import ROOT
 from tests.lib.certificates import certificate
 from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
 from tests.whole.test_sockets import needs_ipv6
-from wsd.cli import main, publish, tail
-from wsd.cli.dev import hints, program
+from wsd.cli import main
+from wsd.cli.dev.hints import hints, program
+from wsd.cli.publish import publisher
+from wsd.cli.publish import run as publish_module
+from wsd.cli.publish.run import payloads
+from wsd.cli.tail import causes
+from wsd.cli.tail import client as tail
+from wsd.cli.tail.tokens import token_source
 from wsd.config import Settings, flag_fields
 from wsd.errors import CommandError
 from wsd.protocol.codes import Close, ErrorCode, Reaction, Remedy
@@ -817,7 +823,7 @@ def test_publish_follows_the_master(
 
 
 def test_publish_when_no_sentinel_answers(publish_here: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "TIMEOUT", 0.2)
+    monkeypatch.setattr(publisher, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         mute, dead = (f"127.0.0.1:{port}" for port in (listener.getsockname()[1], free_port()))
         status, line = publish_here(f"redis+sentinel://{mute},{dead}/mymaster", "chat", "x")
@@ -994,9 +1000,9 @@ def test_publish_when_nodes_of_a_cluster_are_away(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         mute, dead = listener.getsockname()[1], free_port()
-        monkeypatch.setattr(publish, "TIMEOUT", 3.0)
+        monkeypatch.setattr(publisher, "TIMEOUT", 3.0)
         assert publish_here(nodes.url(mute, dead, nodes.masters[0].port), topic, "x")[0] == 0
-        monkeypatch.setattr(publish, "TIMEOUT", 0.1)
+        monkeypatch.setattr(publisher, "TIMEOUT", 0.1)
         status, line = publish_here(nodes.url(mute, dead), topic, "x")
     assert status == 1
     assert line.startswith(f"wsd: can't publish at the cluster at 127.0.0.1:{mute}, 127.0.0.1:{dead}: Error 111")
@@ -1018,8 +1024,8 @@ def test_payloads_are_the_lines(lines: list[bytes], final_newline: bool) -> None
         os.write(writing, text)
         os.close(writing)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(publish, "CHUNK", 5)
-            assert [payload for batch in publish.payloads(reading) for payload in batch] == lines
+            patch.setattr(publish_module, "CHUNK", 5)
+            assert [payload for batch in payloads(reading) for payload in batch] == lines
     finally:
         os.close(reading)
 
@@ -1350,7 +1356,7 @@ async def test_tail_stops_when_it_is_refused(message: str, words: str, written: 
 async def test_tail_waits_as_long_as_a_full_server_asks(
     written: list[bytes], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail, "MAX_RETRY_AFTER", 0.0)
+    monkeypatch.setattr(causes, "MAX_RETRY_AFTER", 0.0)
     async with FakeServer(subscribed_and_publish) as server:
         for text in ("full\n", "<html>"):
             refusal = Response(HTTPStatus.SERVICE_UNAVAILABLE, "", refusal_headers("3600"), text.encode())
@@ -1382,8 +1388,8 @@ def test_tail_sends_the_machine_s_own_signature_nowhere_else(key_file: Path) -> 
     here, elsewhere = parse_uri("ws://localhost:1"), parse_uri("wss://ws.example.org")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", environment())
-        assert tail._token(None, settings, elsewhere, ["chat"])() is None
-        token = tail._token(None, settings, here, ["chat"])()
+        assert token_source(None, settings, elsewhere, ["chat"])() is None
+        token = token_source(None, settings, here, ["chat"])()
     assert token is not None
     assert jwt.decode(token, SECRET, algorithms=["HS256"])["topics"] == ["chat"]
 

@@ -1,93 +1,22 @@
-"""``wsd dev``: the daemon with nothing around it, and what to type next."""
+"""What ``wsd dev`` says to type next."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import shutil
-import signal
 import sys
-from argparse import Namespace
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from wsd.cli.arguments import DEV_SETTINGS, settings
-from wsd.cli.embedded import PORT, EmbeddedRedis
-from wsd.cli.output import write
-from wsd.cli.tail import server_url
+from wsd.cli.dev.embedded import PORT
+from wsd.cli.tail.uri import server_url
 from wsd.cli.token import signs_with_shared_secret
-from wsd.config import RedisUrl, Settings, warnings
+from wsd.config import Settings
 from wsd.deployment import Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded
-from wsd.errors import CommandError
-from wsd.logs import setup
-from wsd.sockets import is_taken
-from wsd.worker import Worker
-from wsd.worker import run as run_worker
 
-__all__ = ["hints", "run"]
+__all__ = ["hints", "program"]
 
 TOPIC, PAYLOAD = "chat", '{"hello":"world"}'  # of the commands that are printed
-
-logger = logging.getLogger(__name__)
-
-
-def run(args: Namespace) -> int:
-    """Serve without authentication until a signal comes.
-
-    Raises:
-        SettingsError: if the settings can't be used.
-        StartupError: if it can't start on this machine.
-    """
-    chosen = settings(args, defaults=DEV_SETTINGS)
-    setup(chosen.log_level, chosen.log_format)
-    given = chosen.model_fields_set
-    changes: dict[str, Any] = {}
-    if "drain_seconds" not in given:
-        changes["drain_seconds"] = 0.0
-    for host, port in (("host", "port"), ("admin_host", "admin_port")):
-        if port not in given and is_taken(getattr(chosen, host), getattr(chosen, port)):
-            logger.warning(
-                "port %d is taken; using a free one (choose one with --%s)",
-                getattr(chosen, port),
-                port.replace("_", "-"),
-            )
-            changes[port] = 0
-    for line in warnings(chosen):
-        logger.warning("%s", line)
-    with ExitStack() as stack:
-        embedded = "redis_url" not in given
-        if embedded:
-            redis = stack.enter_context(EmbeddedRedis())
-            changes["redis_url"] = url = RedisUrl(f"redis://127.0.0.1:{redis.port}/0")
-            if redis.port != PORT:
-                logger.warning(
-                    "port %d is taken, perhaps by another Redis, which wsd dev leaves alone: its own is at %s. Publish"
-                    " there, with --redis-url or WSD_REDIS_URL. To use the other one: wsd dev --redis-url"
-                    " redis://127.0.0.1:%d",
-                    *(PORT, url.get_secret_value(), PORT),
-                )
-        # Everything in `changes` is valid; a copy isn't validated again.
-        chosen = chosen.model_copy(update=changes)
-
-        def started(worker: Worker) -> None:
-            try:
-                write(hints(chosen, worker.port, program(), embedded=embedded))
-            except CommandError as exc:
-                logger.warning("what to type next is not shown: %s", exc)
-
-        run_worker(chosen, lambda: _hang_up(chosen), started)
-    return 0
-
-
-def _hang_up(chosen: Settings) -> Settings:
-    # Here SIGHUP is a terminal that was closed, not an operator; and there is no key to read anew.
-    signal.raise_signal(signal.SIGTERM)
-    return chosen
-
-
-# What to type next
 
 
 def hints(chosen: Settings, port: int, program: str, *, embedded: bool) -> str:

@@ -1,12 +1,10 @@
-"""``wsd publish``: publishes as any publisher does, with redis-py."""
+"""Publishes on one channel with redis-py: at a server, at the master of Sentinels, or at a node of a Cluster."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,21 +14,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoPermissionError
 from redis.retry import Retry
 
-from wsd.cli.arguments import settings
-from wsd.cli.output import say, write
 from wsd.deployment import Address, Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded
-from wsd.errors import CommandError, LinkError, RequestError
-from wsd.protocol.messages import check_topic
+from wsd.errors import CommandError, LinkError
 from wsd.redis.place import told_place
 from wsd.tls import TLS
 
-__all__ = ["payloads", "run", "tls_options"]
-
-STDIN = 0
+__all__ = ["Publisher", "tls_options"]
 
 TIMEOUT = 5.0  # seconds that Redis may take to accept the connection, or to answer; all Sentinels or seeds together
-
-CHUNK = 65_536  # bytes read at a time: what a pipe holds
 
 BATCH = 1000  # commands that Redis is sent before its answers are read
 
@@ -38,37 +29,6 @@ NO_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "PACKET_LENGTH
 """What is said where a server takes the TLS handshake for rubbish. A Redis waits for the end of such a command."""
 
 REDIRECTIONS = 5  # of one batch; each but the first means that the Cluster has just changed
-
-
-def run(args: Namespace) -> int:
-    """Publish one payload, or those of standard input.
-
-    Raises:
-        SettingsError: if the settings can't be used.
-        CommandError: if the topic can't be, or Redis is away.
-    """
-    try:
-        check_topic(args.topic)
-        topic = args.topic.encode()
-    except RequestError as exc:
-        raise CommandError(exc.message, status=2) from None
-    chosen = settings(args, defaults={"auth": "none"})  # it needs no key
-    channel = chosen.channel_prefix.encode() + topic
-    publisher = Publisher(chosen.redis_url.deployment, chosen.pubsub, channel)
-    try:
-        if args.payload is not None:
-            publisher.publish([os.fsencode(args.payload)])
-        else:
-            if os.isatty(STDIN):
-                say("each line is a payload; Ctrl-D ends")
-            for batch in payloads(STDIN):
-                publisher.publish(batch)
-    # A ValueError is how redis-py says that an answer can't be read.
-    except (redis.RedisError, LinkError, OSError, ValueError) as exc:
-        after = f"; {publisher.published} payloads were published before" if publisher.published else ""
-        raise CommandError(f"{_why(exc, publisher.deployment)}{after}") from None
-    write(publisher.report(many=args.payload is None))
-    return 0
 
 
 class Publisher:
@@ -81,7 +41,7 @@ class Publisher:
     """
 
     def __init__(self, deployment: Deployment, pubsub: str, channel: bytes) -> None:
-        self.deployment = deployment
+        self._deployment = deployment
         self.published = 0  # payloads
         self._sharded = is_sharded(deployment, pubsub)
         self._channel = channel
@@ -91,9 +51,18 @@ class Publisher:
         self._most = 0
 
     def publish(self, batch: Sequence[bytes]) -> None:
-        """Publish payloads, with as few exchanges with Redis as will do."""
-        for start in range(0, len(batch), BATCH):
-            self._publish(batch[start : start + BATCH])
+        """Publish payloads, with as few exchanges with Redis as will do.
+
+        Raises:
+            CommandError: if they can't be published.
+        """
+        try:
+            for start in range(0, len(batch), BATCH):
+                self._publish(batch[start : start + BATCH])
+        # A ValueError is how redis-py says that an answer can't be read.
+        except (redis.RedisError, LinkError, OSError, ValueError) as exc:
+            after = f"; {self.published} payloads were published before" if self.published else ""
+            raise CommandError(f"{_why(exc, self._deployment)}{after}") from None
 
     def _publish(self, batch: Sequence[bytes], redirections: int = REDIRECTIONS) -> None:
         moved: MovedError | None = None
@@ -139,7 +108,7 @@ class Publisher:
     # Where to
 
     def _connect(self) -> redis.Redis:
-        match self.deployment:
+        match self._deployment:
             case Standalone(server):
                 return self._server(server, TIMEOUT)
             case Sentinel() as watched:
@@ -256,28 +225,8 @@ class _Sentinels(sentinel.Sentinel):
         raise sentinel.MasterNotFoundError(f"no Sentinel says where {service_name} is: {'; '.join(answers)}")
 
 
-def payloads(descriptor: int) -> Iterator[list[bytes]]:
-    """Read lines without their ends, in batches of what is there: a slow writer's lines are not held back."""
-    unfinished: list[bytes] = []  # the pieces of the last line
-    while chunk := _read(descriptor):
-        first, *others = chunk.split(b"\n")
-        unfinished.append(first)
-        if others:
-            *whole, last = others
-            yield [b"".join(unfinished), *whole]
-            unfinished = [last]
-    if last := b"".join(unfinished):
-        yield [last]
-
-
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, CHUNK)
-    except OSError as exc:  # a directory, or a descriptor that is closed
-        raise CommandError(f"can't read standard input: {exc.strerror}") from None
-
-
 def _why(exc: Exception, deployment: Deployment) -> str:
+    """Say in one line why nothing can be published, without a password."""
     text = str(exc) or type(exc).__name__
     if isinstance(exc, MovedError):
         settling = isinstance(deployment, Cluster)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsd.cli.publish import tls_options
+from wsd.cli.publish.publisher import tls_options
 from wsd.tls import TLS
 
 
