@@ -58,10 +58,15 @@ class Histogram:
         counts = {number: count - before.counts.get(number, 0) for number, count in self.counts.items()}
         return Histogram({number: count for number, count in counts.items() if count})
 
-    def percentile(self, percent: float) -> float | None:
-        """The value, in microseconds, that so many percent don't exceed; None without values."""
-        rank = len(self) * percent / 100
-        if not self.counts:
+    def percentile(self, percent: float, above: int = 0) -> float | None:
+        """The value, in microseconds, that so many percent don't exceed; None without values.
+
+        Args:
+            percent: of the values.
+            above: how many values the other percent must be, for the answer not to be None.
+        """
+        rank = round(len(self) * percent / 100, 6)
+        if not self.counts or len(self) - rank < above:
             return None
         seen = 0
         for number in sorted(self.counts):

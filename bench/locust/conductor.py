@@ -50,7 +50,7 @@ from bench.locust.node import clock
 from bench.locust.options import OptionError, Options
 from bench.locust.stats import Second, Timeline
 from bench.measure.machine import cpu_seconds
-from bench.measure.run import GENERATOR_LIMIT
+from bench.measure.verdicts import GENERATOR_LIMIT
 from bench.servers.process import RedisServer, ServerError
 from bench.servers.wsd import WsdServer
 

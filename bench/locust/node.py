@@ -25,7 +25,7 @@ from locust.runners import WorkerRunner
 from bench.locust.options import OptionError, Options
 from bench.locust.stats import Change, Second
 from bench.measure.machine import cpu_seconds, memory_bytes
-from bench.measure.run import GENERATOR_LIMIT
+from bench.measure.verdicts import GENERATOR_LIMIT
 
 __all__ = ["Member", "Node", "Place", "clock"]
 

@@ -1,24 +1,35 @@
 """SVG: line charts and bars, with logarithmic axes, that need nothing but a browser.
 
-A library would draw more kinds, but the page must be one file without scripts, and these two kinds are two hundred
-lines. Colours are Okabe and Ito's, which the colour-blind tell apart; text takes the page's colour, so dark mode
-works.
+Drawn here rather than by a library, because the page must be one file that opens offline, follows the reader's light or
+dark mode and can be read on a phone. Plotly brings 4.5 MB of script into each page; Matplotlib draws on white, in a
+fixed size, and installs 100 MB for it. These two kinds of plot are two hundred lines. Colours are Okabe and Ito's,
+which the colour-blind tell apart; text takes the page's colour.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from math import ceil, floor, log10
 
-__all__ = ["Axis", "Chart", "Series", "bars", "lines", "standalone"]
+__all__ = ["PERCENTILES", "Axis", "Bar", "Bars", "Chart", "Plot", "Series", "short", "standalone"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c", "#a08000")
 """By the number of the series."""
 
-WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 64, 26, 14, 46  # margins around the plot, pixels: half of a label stands in the right one
+WIDTH, HEIGHT = 400, 270
+"""Units of a plot: about as many pixels as a phone has, so that letters there are as large as those of the text."""
+
+LEFT, RIGHT, TOP, BOTTOM = 58, 20, 10, 42
+"""Margins around a chart: half of a label stands in the right one."""
+
+STEP = 34
+"""Height of a bar with its name above it."""
+
+LEAST_TICKS = 3
+"""Ticks of an axis, at least: with two, nobody sees whether it is logarithmic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,12 @@ class Axis:
     title: str
     log: bool = False
     ticks: tuple[tuple[float, str], ...] = ()  # value and label; empty: chosen
+
+
+PERCENTILES = Axis(
+    "percentile", log=True, ticks=tuple((100 / (100 - each), f"p{each:g}") for each in (1, 50, 90, 99, 99.9))
+)
+"""An axis that widens towards 100 %: the percentile p is at 100 / (100 - p)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +57,108 @@ class Series:
     dashed: bool = False
 
 
+class Plot(ABC):
+    """A plot that hasn't been drawn. It is false if there is nothing to draw."""
+
+    title: str
+
+    @abstractmethod
+    def __bool__(self) -> bool: ...
+
+    @abstractmethod
+    def figure(self) -> str:
+        """Draw it: HTML, with SVG inside; "" if there is nothing to draw."""
+
+
 @dataclass(frozen=True, slots=True)
-class Chart:
-    """A line chart that hasn't been drawn."""
+class Chart(Plot):
+    """Lines."""
 
     title: str
     x: Axis
     y: Axis
     series: Sequence[Series]
+
+    def __bool__(self) -> bool:
+        return bool(self.drawable())
+
+    def figure(self) -> str:
+        """See :meth:`Plot.figure`."""
+        if not (series := self.drawable()):
+            return ""
+        return _figure(self.title, self.draw(), HEIGHT, [(each.name, each.colour) for each in series])
+
+    def drawable(self) -> list[Series]:
+        """The series with the points that can be drawn, and without those that have none."""
+        return [
+            replace(each, points=points)
+            for each in self.series
+            if (points := sorted(point for point in each.points if self._fits(point)))
+        ]
+
+    def _fits(self, point: tuple[float, float]) -> bool:
+        return (point[0] > 0 or not self.x.log) and (point[1] > 0 or not self.y.log)
+
+    def draw(self) -> str:
+        """The inside of the SVG."""
+        series = self.drawable()
+        across = Scale(self.x, [p[0] for each in series for p in each.points], LEFT, WIDTH - RIGHT)
+        up = Scale(self.y, [p[1] for each in series for p in each.points], HEIGHT - BOTTOM, TOP)
+        drawn = [_grid(self.x, self.y, across, up)]
+        for each in series:
+            colour = COLOURS[each.colour % len(COLOURS)]
+            path = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in each.points)
+            dash = ' stroke-dasharray="5 4"' if each.dashed else ""
+            drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+            if len(each.points) <= 40:
+                drawn += [
+                    f'<circle cx="{across(px):.1f}" cy="{up(py):.1f}" r="3" fill="{colour}">'
+                    f"<title>{escape(each.name)}: {short(px)}, {short(py)}</title></circle>"
+                    for px, py in each.points
+                ]
+        return "".join(drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar."""
+
+    name: str
+    value: float
+    colour: int = 0  # number of the colour
+
+
+@dataclass(frozen=True, slots=True)
+class Bars(Plot):
+    """Horizontal bars, each below its name and its value, where no line runs through."""
+
+    title: str
+    unit: str
+    values: Sequence[Bar]
+    limit: float | None = None  # where to draw a line
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def figure(self) -> str:
+        """See :meth:`Plot.figure`."""
+        if not self.values:
+            return ""
+        most = max([bar.value for bar in self.values] + ([self.limit] if self.limit else [])) or 1.0
+        drawn = []
+        for number, bar in enumerate(self.values):
+            y = number * STEP
+            length = max(bar.value, 0.0) / most * (WIDTH - 4)
+            drawn.append(
+                f'<text x="2" y="{y + 14}">{escape(bar.name)}</text>'
+                f'<text x="{WIDTH - 2}" y="{y + 14}" text-anchor="end">{short(bar.value)} {escape(self.unit)}</text>'
+                f'<rect x="2" y="{y + 19}" width="{length:.1f}" height="11" '
+                f'fill="{COLOURS[bar.colour % len(COLOURS)]}"/>'
+            )
+            if self.limit:
+                at = 2 + self.limit / most * (WIDTH - 4)
+                drawn.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y + 17}" y2="{y + 32}" class="limit"/>')
+        return _figure(self.title, "".join(drawn), STEP * len(self.values), [])
 
 
 class Scale:
@@ -63,8 +174,8 @@ class Scale:
     def __init__(self, axis: Axis, values: Sequence[float], begin: float, end: float) -> None:
         self._log = axis.log
         low, high = min(values), max(values)
-        if axis.ticks and not axis.log:  # all of them are seen, whatever the values
-            high = max(high, axis.ticks[-1][0])
+        if axis.ticks:  # all of them are seen, whatever the values
+            low, high = min(low, axis.ticks[0][0]), max(high, axis.ticks[-1][0])
         if axis.log:
             low, high = log10(low), log10(high)
             if high - low < 0.3:
@@ -80,15 +191,30 @@ class Scale:
         return self._begin + place / self._span * self._length
 
     def _choose(self, low: float, high: float) -> tuple[tuple[float, str], ...]:
+        found: list[float] = []
         if self._log:
-            digits = (1, 2, 5) if high - low < 3 else (1,)
-            found = [digit * 10.0**power for power in range(floor(low), ceil(high) + 1) for digit in digits]
-            return tuple((value, short(value)) for value in found if low - 1e-9 <= log10(value) <= high + 1e-9)
-        step = 10.0 ** floor(log10((high - low) / 4))
-        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
-        return tuple(
-            (step * number, short(step * number)) for number in range(ceil(low / step), floor(high / step) + 1)
-        )
+            powers = range(floor(low), ceil(high) + 1)
+            for digits in ((1,), (1, 2, 5)):
+                every = [digit * 10.0**power for power in powers for digit in digits]
+                found = [value for value in every if low - 1e-9 <= log10(value) <= high + 1e-9]
+                if len(found) >= LEAST_TICKS:
+                    break
+            low, high = 10.0**low, 10.0**high
+        if len(found) < LEAST_TICKS:
+            found = _even(low, high)
+        return tuple((value, short(value)) for value in found)
+
+
+def _even(low: float, high: float) -> list[float]:
+    """Round values at even distances: as few as there may be."""
+    power = floor(log10(high - low))
+    while True:
+        for digit in (5, 2, 1):
+            step = digit * 10.0**power
+            first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+            if last - first + 1 > LEAST_TICKS:
+                return [step * number for number in range(first, last + 1)]
+        power -= 1
 
 
 def short(value: float) -> str:
@@ -99,100 +225,30 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def lines(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
-    """A line chart; "" if there is nothing to draw."""
-    series = _drawable_series(x, y, series)
-    if not series:
-        return ""
-    return _figure(title, _draw(x, y, series), HEIGHT, [(each.name, each.colour) for each in series])
-
-
 def standalone(charts: Sequence[Chart]) -> str:
     """Line charts beside each other, with one legend, as an SVG file of its own, on white; "" if there is nothing."""
-    charts = [replace(chart, series=_drawable_series(chart.x, chart.y, chart.series)) for chart in charts]
-    charts = [chart for chart in charts if chart.series]
+    charts = [chart for chart in charts if chart]
     if not charts:
         return ""
     head, row, columns = 30, 20, 2 * len(charts)
-    names = {each.name: each.colour for chart in charts for each in chart.series}
+    names = {each.name: each.colour for chart in charts for each in chart.drawable()}
     width, height = WIDTH * len(charts), head + HEIGHT + row * ceil(len(names) / columns)
     drawn = []
     for number, chart in enumerate(charts):
         drawn.append(
             f'<g transform="translate({number * WIDTH} {head - 6})">'
             f'<text x="{LEFT}" y="-6" style="font-weight: 600">{escape(chart.title)}</text>'
-            f"{_draw(chart.x, chart.y, chart.series)}</g>"
+            f"{chart.draw()}</g>"
         )
     for number, (name, colour) in enumerate(names.items()):
-        at, below = LEFT + number % columns * (WIDTH // 2 - 20), head + HEIGHT + number // columns * row
+        at, below = 20 + number % columns * (WIDTH // 2), head + HEIGHT + number // columns * row
         drawn.append(f'<rect x="{at}" y="{below - 1}" width="12" height="9" fill="{COLOURS[colour % len(COLOURS)]}"/>')
         drawn.append(f'<text x="{at + 18}" y="{below + 8}">{escape(name)}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" color="#222">'
-        "<style>text { font: 14px system-ui, sans-serif; fill: #222 } .grid { stroke: #222; opacity: .15 }</style>"
+        "<style>text { font: 12px system-ui, sans-serif; fill: #222 } .grid { stroke: #222; opacity: .15 }</style>"
         f'<rect width="{width}" height="{height}" fill="#fff"/>{"".join(drawn)}</svg>\n'
     )
-
-
-def _drawable_series(x: Axis, y: Axis, series: Sequence[Series]) -> list[Series]:
-    series = [
-        Series(each.name, sorted(p for p in each.points if _drawable(p, x, y)), each.colour, each.dashed)
-        for each in series
-    ]
-    return [each for each in series if each.points]
-
-
-def _draw(x: Axis, y: Axis, series: Sequence[Series]) -> str:
-    across = Scale(x, [p[0] for each in series for p in each.points], LEFT, WIDTH - RIGHT)
-    up = Scale(y, [p[1] for each in series for p in each.points], HEIGHT - BOTTOM, TOP)
-    drawn = [_grid(x, y, across, up)]
-    for each in series:
-        colour = COLOURS[each.colour % len(COLOURS)]
-        path = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in each.points)
-        dash = ' stroke-dasharray="5 4"' if each.dashed else ""
-        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        if len(each.points) <= 40:
-            drawn += [
-                f'<circle cx="{across(px):.1f}" cy="{up(py):.1f}" r="3.5" fill="{colour}">'
-                f"<title>{escape(each.name)}: {short(px)}, {short(py)}</title></circle>"
-                for px, py in each.points
-            ]
-    return "".join(drawn)
-
-
-def bars(title: str, unit: str, values: Sequence[tuple[str, float, int]], limit: float | None = None) -> str:
-    """Horizontal bars, with their values in a column beside them, where no line runs through; "" if there are none.
-
-    Args:
-        title: what they show.
-        unit: of the values.
-        values: name, value and number of the colour.
-        limit: where to draw a line.
-    """
-    if not values:
-        return ""
-    left, right, step = 250, 84, 26
-    most = max([value for _, value, _ in values] + ([limit] if limit else [])) or 1.0
-    width = WIDTH - left - right
-    height = step * len(values) + 12
-    drawn = []
-    for number, (name, value, colour) in enumerate(values):
-        y = 6 + number * step
-        length = max(value, 0.0) / most * width
-        drawn.append(
-            f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{left}" y="{y + 3}" width="{length:.1f}" height="{step - 8}" '
-            f'fill="{COLOURS[colour % len(COLOURS)]}"/>'
-            f'<text x="{left + width + 8}" y="{y + 15}">{short(value)} {escape(unit)}</text>'
-        )
-    if limit:
-        at = left + limit / most * width
-        drawn.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="2" y2="{height - 2}" class="limit"/>')
-    return _figure(title, "".join(drawn), height, [])
-
-
-def _drawable(point: tuple[float, float], x: Axis, y: Axis) -> bool:
-    return (point[0] > 0 or not x.log) and (point[1] > 0 or not y.log)
 
 
 def _grid(x: Axis, y: Axis, across: Scale, up: Scale) -> str:
@@ -215,7 +271,7 @@ def _grid(x: Axis, y: Axis, across: Scale, up: Scale) -> str:
 
 def _figure(title: str, drawn: str, height: int, legend: Sequence[tuple[str, int]]) -> str:
     keys = "".join(
-        f'<span class="key"><i style="background:{COLOURS[colour % len(COLOURS)]}"></i>{escape(name)}</span>'
+        f'<span class="key"><i style="background:{COLOURS[colour % len(COLOURS)]}"></i>{escape(name)}</span> '
         for name, colour in legend
     )
     return (

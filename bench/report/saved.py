@@ -145,9 +145,13 @@ class _FanOut(_Window):
 
 class _Storm(_Result):
     setup: _Setup
-    memory: _Memory | None = None  # of a storm alone
-    calm_us: _Latency | None = None  # of one beside others
-    storm_us: _Latency | None = None
+    memory: _Memory | None = None
+
+
+class _Standing(_Result):
+    setup: _Setup
+    calm_us: _Latency
+    storm_us: _Latency
 
 
 class _Sample(_Part):
@@ -206,7 +210,7 @@ class _Cores(_Part):
     load: list[int]
 
 
-_KINDS = {"fan-out", "storm", "soak", "burst", "other"}
+_KINDS = {"fan-out", "storm", "standing", "soak", "burst", "other"}
 
 
 def _kind(result: Any) -> str:
@@ -225,6 +229,7 @@ class _Document(_Part):
         Annotated[
             Annotated[_FanOut, Tag("fan-out")]
             | Annotated[_Storm, Tag("storm")]
+            | Annotated[_Standing, Tag("standing")]
             | Annotated[_Soak, Tag("soak")]
             | Annotated[_Burst, Tag("burst")]
             | Annotated[_Result, Tag("other")],

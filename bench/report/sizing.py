@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import ceil, exp, log
 from statistics import median
 
-from bench.measure.run import Result
+from bench.measure.work import Result
 
 __all__ = ["HALF", "Check", "Model", "table"]
 

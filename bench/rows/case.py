@@ -1,0 +1,84 @@
+"""One load of a row, on the servers that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from bench.measure.cores import Cores
+from bench.measure.verdicts import verdicts
+from bench.measure.work import Result, Windows, Work
+from bench.servers.catalogue import SERVERS
+
+__all__ = ["Case", "Cell", "Suite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """How thoroughly it is measured."""
+
+    name: str
+    words: str  # how long it takes, for --help
+    windows: Windows
+    repetitions: int
+    everything: bool = False  # whether to measure what there is no room for in two minutes
+    shrunk: int = 1  # divides the clients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One load of a row.
+
+    Goals and plots name a case and a server by these objects, so that a goal can't ask for a load that isn't measured.
+    """
+
+    name: str  # in results; no other case of any row has it
+    work: Work
+    servers: tuple[str, ...]  # that every suite measures
+    more: tuple[str, ...] = ()  # servers that only the full suite measures
+    repetitions: int = 1  # at least
+    repeated: tuple[str, ...] = ()  # servers that these are for; empty: all
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    """By server: fields of the load that are different for it."""
+
+    def work_of(self, server: str) -> Work:
+        """What this server is asked to do."""
+        return replace(self.work, load=replace(self.work.load, **self.changes.get(server, {})))
+
+    def measures(self, server: str) -> bool:
+        """Whether any suite measures this server."""
+        return server in self.servers or server in self.more
+
+    def cells(self, row: str, suite: Suite) -> Iterator[Cell]:
+        """What a suite measures of it."""
+        for server in self.servers + (self.more if suite.everything else ()):
+            work = self.work_of(server).within(suite.windows)
+            if suite.shrunk > 1:
+                work = work.shrunk(suite.shrunk)
+            least = self.repetitions if server in (self.repeated or (server,)) else 1
+            # What is shrunk looks whether all works, and once is enough for that.
+            repetitions = 1 if suite.shrunk > 1 else max(suite.repetitions, least)
+            yield Cell(row, self.name, server, work, repetitions)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One load on one server: what is measured at a time."""
+
+    row: str
+    case: str
+    server: str
+    work: Work
+    repetitions: int = 1
+
+    @property
+    def title(self) -> str:
+        """One line for whoever watches."""
+        return f"{self.case:13} {self.server:15} {self.work}"
+
+    def measure(self, cores: Cores) -> Result:
+        """Measure it once."""
+        result = self.work.measure(SERVERS[self.server], cores)
+        return {"row": self.row, "case": self.case, **result, "verdicts": verdicts(result, cores)}

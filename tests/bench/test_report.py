@@ -1,0 +1,123 @@
+"""What becomes of results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main
+from bench.report.compare import compare
+from bench.report.page import headline, render
+from bench.report.plots import PERCENTILES, WIDTH, Axis, Bar, Bars, Chart, Scale, Series
+from bench.report.sizing import Model, table
+from tests.bench.made_up import document, made_up
+
+
+def test_report_is_one_page_without_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = [made_up("single", server, cost) for server, cost in (("wsd", 5.0), ("floor", 4.0))]
+    results += [made_up("joined-2000", "wsd", 0.5), made_up("joined-2000", "naive", 9.0)]
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document(results)))
+    assert main(["report", str(path)]) == 0
+    page = path.with_suffix(".html").read_text()
+    assert "<script" not in page and "http://" not in page and "https://" not in page
+    assert "&lt;fast&gt;" in page and "no node on PATH" in page
+    assert "server on core 0, load on core 1" in page and "Redis 7; node v18" in page
+    assert 'content="width=device-width, initial-scale=1"' in page and "minmax(min(360px, 100%), 1fr)" in page
+    assert page.count('<div class="wide"><table>') == page.count("<table>") == 1
+    assert "✓ met" in page and "not measured" in page
+    assert "✗ falls short" in page and "<b>Tried:</b> one joined write" in page
+    assert page.count("<svg") >= 4
+    assert "CPU per delivery against rate" in page
+    assert str(path.with_suffix(".html")) in capsys.readouterr().out
+
+
+def test_report_begins_with_the_headline_and_has_goals_beside_the_plots() -> None:
+    results = [made_up(f"joined-{rate}", "wsd", 0.5) for rate in (2000, 5000)] + [made_up("joined-2000", "naive", 9.0)]
+    page = render(document(results))
+    places = [page.index(words) for words in ("Share of a core that", "<section>", "<b>Tried:</b>", "All measurements")]
+    assert places == sorted(places)
+    section = page[page.index('<h2 id="joined">') :]
+    assert "falls short" in section[: section.index("</section>")]
+
+
+def test_report_shows_what_was_not_measured_as_absent() -> None:
+    page = render(document([made_up("single", "wsd", 5.0) | {"joined": None}]))
+    assert page.count('<td class="number">\N{EN DASH}</td>') == 3, "p99.9, per read, and what others took"
+
+
+def test_compare_sets_two_results_side_by_side() -> None:
+    before, after = (document([made_up("single", "wsd", cost)]) for cost in (5.0, 4.0))
+    text = compare(before, after)
+    assert "-20.0 %" in text
+    assert "NOT THE SAME" not in text
+    after["machine"]["cpu"] = "another"
+    assert "NOT THE SAME CPU" in compare(before, after)
+
+
+def test_sizing_interpolates_and_checks_itself() -> None:
+    results = [made_up("rate-10", "wsd", cost, rate=rate) for rate, cost in ((10.0, 8.0), (1000.0, 2.0))]
+    results += [made_up("payload-10000", "wsd", 16.0, rate=10.0)]
+    results += [made_up("clients-5000", "wsd", 8.0, rate=10.0)]
+    for result in results:
+        result["memory"]["empty"] = 50 * 2**20
+    model = Model.fit(results)
+    assert model.cores(1000, 100.0, 100) == pytest.approx(1000 * 100 * 4e-6)  # the geometric mean of 8 and 2
+    assert model.cores(1000, 10.0, 1000) == pytest.approx(1000 * 10 * 8e-6 * 2**0.5)
+    assert model.workers(100_000, 10.0, 100) == 16
+    assert model.memory(1000, 2) == 100 * 2**20 + 5_000_000
+    (check,) = model.checks(results)
+    assert check.predicted == check.measured == pytest.approx(0.4)
+    assert "| 5,000 connections, 10/s of 100 B | 0.40 | 0.40 | +0% |" in table(results)
+    with pytest.raises(ValueError, match="two rates"):
+        Model.fit(results[:1])
+
+
+def test_headline_shows_shares_of_a_core_and_latencies_beside_each_other() -> None:
+    results = [made_up(f"rate-{rate}", server, 5.0) for server in ("wsd", "naive") for rate in (10, 100)]
+    results += [made_up("rate-100", "floor", 5.0)]
+    drawn = headline(document(results))
+    assert "Share of a core" in drawn and "p99" in drawn and "100 %" in drawn
+    assert drawn.count("<polyline") == 4 and drawn.count('<rect x="') == 2, "the floors are left out"
+    assert headline(document([])) == ""
+
+
+def test_nothing_runs_through_a_value_and_no_label_is_cut_off() -> None:
+    drawn = Bars("t", "ms", [Bar("a", 9.0), Bar("b", 1.0)], limit=8.0).figure()
+    words = {float(y) for y in re.findall(r'<text x="[\d.]+" y="([\d.]+)"', drawn)}
+    lines = [(float(top), float(low)) for top, low in re.findall(r'y1="([\d.]+)" y2="([\d.]+)" class="limit"', drawn)]
+    assert len(words) == 2 and len(lines) == 2
+    assert not any(top < word < low + 9 for word in words for top, low in lines), "letters are nine units high"
+    drawn = Chart("t", PERCENTILES, Axis("y"), [Series("s", [(2, 1), (1000, 2)])]).figure()
+    found = re.search(r'<text x="([\d.]+)"[^>]*>p99\.9<', drawn)
+    assert found and float(found[1]) + len("p99.9") * 7 / 2 <= WIDTH
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("low", [0.001, 1.0, 9.0, 95.0, 1234.0])
+@pytest.mark.parametrize("times", [1.0, 1.001, 1.4, 2.0, 7.0, 30.0, 1000.0, 1e6])
+def test_axis_has_at_least_three_ticks_and_not_too_many(low: float, times: float, log: bool) -> None:
+    ticks = Scale(Axis("x", log=log), [low, low * times], 0, 300).ticks
+    assert 3 <= len(ticks) <= 10
+    assert len({label for _, label in ticks}) == len(ticks)
+    scale = Scale(Axis("x", log=log), [low, low * times], 0, 300)
+    assert all(-1 <= scale(value) <= 301 for value, _ in ticks)
+
+
+def test_named_ticks_are_all_inside_whatever_the_values() -> None:
+    scale = Scale(PERCENTILES, [2.0, 10.0], 0, 300)
+    assert [round(scale(value)) for value, _ in scale.ticks][-1] == 300
+
+
+def test_plots_draw_what_they_are_given_and_nothing_for_nothing() -> None:
+    drawn = Chart("A & B", Axis("x", log=True), Axis("y"), [Series("one", [(1, 1), (10, 2), (100, 3)])]).figure()
+    assert drawn.count("<circle") == 3 and "A &amp; B" in drawn
+    zero = Chart("t", Axis("x", log=True), Axis("y"), [Series("zero", [(0, 1)])])
+    assert not zero and zero.figure() == ""
+    nothing = Bars("t", "ms", [])
+    assert not nothing and nothing.figure() == ""
+    assert Bars("t", "ms", [Bar("a", 1.0), Bar("b", 0.0)], limit=2.0).figure().count("<rect") == 2
+    assert "<polyline" in Chart("one point", Axis("x", log=True), Axis("y"), [Series("one", [(5, 0)])]).figure()
