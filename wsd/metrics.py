@@ -76,9 +76,9 @@ class Metrics:
     writes: Annotated[
         int, "joined writes of messages to connections; deliveries / writes tells how many frames one write joins"
     ] = 0
-    bytes_out: Annotated[int, "bytes of those writes"] = 0
+    bytes_out: Annotated[int, "bytes of messages written to connections"] = 0
     large_messages: Annotated[
-        int, "messages longer than a quarter of max_backlog, of which a client may be only a few behind"
+        int, "messages longer than a quarter of max_backlog; a client that is a few of them behind is closed"
     ] = 0
     gap_notices: Annotated[int, "gap messages handed to connections"] = 0
     gaps: Annotated[int, "channels on which messages may have been missed, counted each time"] = 0
@@ -88,7 +88,7 @@ class Metrics:
         int, "times that Redis cut off the link because its output buffer passed the limit for Pub/Sub"
     ] = 0
     probes_lost: Annotated[int, "delivery probes that did not come back in time, so that the link was given up"] = 0
-    dead_subscriptions: Annotated[int, "subscriptions that Redis had confirmed and was found not to have any more"] = 0
+    dead_subscriptions: Annotated[int, "subscriptions that Redis had confirmed and then had forgotten"] = 0
     internal_errors: Annotated[int, "things that could not be handled, because of a bug; the log has it"] = 0
     connections: Annotated[int, "connections accepted"] = 0
     handshakes: Annotated[int, "opening handshakes completed"] = 0
@@ -108,7 +108,7 @@ class Metrics:
     )
     reloads: Annotated[
         Counter[str],
-        "times that SIGHUP made the daemon read its settings anew, by result: done or failed",
+        "times that SIGHUP made the daemon read its settings again, by result: done or failed",
         "result",
     ] = field(default_factory=_counters("done", "failed"))
     refused_handshakes: Annotated[
@@ -117,13 +117,13 @@ class Metrics:
         "reason",
         "status",  # which follows from the reason
     ] = field(default_factory=_counters(*HandshakeReason))
-    handshake_seconds: Annotated[Histogram, "from accepting a connection to its greeting"] = field(
+    handshake_seconds: Annotated[Histogram, "seconds from accepting a connection to its greeting"] = field(
         default_factory=partial(Histogram, _HANDSHAKE)
     )
-    pass_seconds: Annotated[Histogram, "from a pass's first write to its last; slices of long passes included"] = field(
-        default_factory=partial(Histogram, _FINE)
-    )
-    loop_lag_seconds: Annotated[Histogram, "how late a timer of the event loop ran"] = field(
+    pass_seconds: Annotated[
+        Histogram, "seconds from a pass's first write to its last, slices of long passes included"
+    ] = field(default_factory=partial(Histogram, _FINE))
+    loop_lag_seconds: Annotated[Histogram, "seconds by which a timer of the event loop ran late"] = field(
         default_factory=partial(Histogram, _FINE)
     )
 
@@ -167,12 +167,12 @@ class Gauges:
     max_connections: Annotated[
         int, "connections that are let in at a time: max_connections, or what the descriptors allow"
     ]
-    topics: Annotated[int, "topics that somebody is interested in now"]
+    topics: Annotated[int, "topics that clients are interested in now"]
     lagging_connections: Annotated[int, "connections that can't take what is due to them as fast as it comes, now"]
     backlog_bytes: Annotated[
-        int, "bytes that sockets have not taken yet; a buffer that several connections share counts for each"
+        int, "bytes that wait because sockets have not taken them; what several connections share counts for each"
     ]
-    redis_link_up: Annotated[bool, "1 if the link to Redis is up; of a cluster, every link that is needed"]
+    redis_link_up: Annotated[bool, "1 if the link to Redis is up; for a Cluster, if every link that is needed is up"]
     redis_links: Annotated[int, "links to Redis that are up: one, or one for each node of a cluster that is needed"]
     redis_links_unprobed: Annotated[
         int, "links on which delivery can't be probed, because Redis refuses it; /readyz says why"
@@ -186,7 +186,7 @@ class Gauges:
     redis_channels_wanted: Annotated[int, "channels that should be subscribed at Redis"]
     redis_channels_confirmed: Annotated[int, "channels that Redis has confirmed"]
     tasks: Annotated[int, "asyncio tasks; a few, however many clients there are"]
-    draining: Annotated[bool, "1 if the daemon is draining"]
+    draining: Annotated[bool, "1 while the daemon is draining, else 0"]
 
 
 class Family(NamedTuple):

@@ -37,7 +37,8 @@ class Settings(BaseSettings):
 
     host: kinds.Hosts = Field(
         default=("127.0.0.1",),
-        description="addresses to listen on for clients; 0.0.0.0: every IPv4 address, ::: every one of both families",
+        description="addresses to listen on for clients; 0.0.0.0 is every IPv4 address, and :: every address of both"
+        " families",
     )
     port: kinds.Port = Field(default=3000, description="port to listen on for clients")
     admin_host: kinds.Hosts = Field(
@@ -47,16 +48,18 @@ class Settings(BaseSettings):
 
     redis_url: kinds.Url = Field(
         default=RedisUrl("redis://127.0.0.1:6379/0"),
-        description="the Redis to listen to: a server, Sentinels, or nodes of a Cluster; with a password not as a flag,"
-        " which every user could read",
+        description="the Redis to listen to: a server, Sentinels, or nodes of a Cluster; a URL with a password can't"
+        " be a flag, because every user of the machine could read it",
     )
     pubsub: kinds.PubSub = Field(
         default="auto",
-        description="channels are classic (PUBLISH) or sharded (SPUBLISH, Redis 7); auto: sharded on a Cluster alone",
+        description="kind of channels: classic (PUBLISH) or sharded (SPUBLISH, Redis 7); auto is sharded on a Cluster"
+        " and classic elsewhere",
     )
     redis_heartbeat: kinds.Seconds = Field(
         default=5.0,
-        description="seconds that Redis may be silent in spite of PINGs; within 1.5 times that it is given up",
+        description="seconds that Redis may be silent, or deliver nothing, before the link is made again; that is"
+        " noticed after 1 to 1.5 times as long",
     )
     channel_prefix: kinds.Prefix = Field(
         default="", description="what stands before the topic in a Redis channel's name"
@@ -74,11 +77,11 @@ class Settings(BaseSettings):
         description="shared secret or PEM public key that verifies tokens; jwt_key_file is the safer way",
     )
     jwt_key_file: kinds.KeyFile = Field(
-        default=None, description="file that holds the key instead; read anew at SIGHUP"
+        default=None, description="file that holds the key, in the place of jwt_key; read again at SIGHUP"
     )
     jwt_audience: kinds.Text = Field(
         default=None,
-        description="audience (aud) that a token must name; not set: a token that names one is refused",
+        description="audience (aud) that a token must name; not set: a token that names an audience is refused",
     )
     jwt_issuer: kinds.Text = Field(default=None, description="issuer (iss) that a token must name; not set: any")
     # Clocks set by NTP agree within milliseconds, others within some seconds. 0 would refuse fresh tokens whose
@@ -88,46 +91,54 @@ class Settings(BaseSettings):
         description="seconds that the clocks of issuer and daemon may differ, when `exp` and `nbf` are judged",
     )
     require_topics_claim: kinds.Switch = Field(
-        default=False, description="refuse a token without the claim `topics`, which else permits every topic"
+        default=False,
+        description="refuse a token without the claim `topics`; otherwise such a token permits every topic",
     )
     allowed_origins: kinds.Origins = Field(
         default=(),
-        description="origins of the pages that may connect; empty: any, and clients that send none",
+        description="origins of the pages that may connect; empty: all. Clients that send no origin, which are no"
+        " browsers, may always connect",
     )
 
     subprotocols: kinds.Subprotocols = Field(
         default=(),
-        description="WebSocket subprotocols; the first that a client offers too is selected, and none is no refusal",
+        description="WebSocket subprotocols; the first that a client offers too is selected, and a client that offers"
+        " none of them is let in all the same",
     )
 
     auth_timeout: kinds.Seconds = Field(
-        default=10.0, description="seconds a client has to authorize before it is closed with 4001"
+        default=10.0, description="seconds that a client has to authorize; then the connection is closed with 4001"
     )
     ping_interval: kinds.Seconds = Field(default=20.0, description="seconds between WebSocket pings to a client")
-    ping_timeout: kinds.Seconds = Field(default=20.0, description="seconds a client may take to answer a ping")
+    ping_timeout: kinds.Seconds = Field(default=20.0, description="seconds that a client may take to answer a ping")
     max_connections: kinds.CountOrNone = Field(
-        default=0, description="connections at a time; 0: as many as the limit of open files allows"
+        default=0, description="connections at a time; 0 is as many as the limit of open files allows"
     )
     max_message_size: kinds.MessageSize = Field(
         default=ByteSize(65_536), description="size of the largest message that a client may send"
     )
     max_request_rate: kinds.Rate = Field(
-        default=100.0, description="requests a second on a connection, 5 s worth of them at once; 0: no limit"
+        default=100.0,
+        description="requests a second on a connection, of which 5 seconds' worth may come at once; 0 is no limit",
     )
     max_topics: kinds.Count = Field(default=128, description="topics that a session may subscribe to")
     max_violations: kinds.Count = Field(default=10, description="bad requests before a connection is closed with 1008")
     max_backlog: kinds.BacklogSize = Field(
         default=ByteSize(1_048_576),
-        description="size of what may wait for a slow client before it is cut off; several times the largest payload",
+        description="size of what may wait for a slow client before the connection is closed with 4008; several times"
+        " the largest payload",
     )
-    max_backlog_age: kinds.Seconds = Field(default=10.0, description="seconds it may wait before the client is cut off")
+    max_backlog_age: kinds.Seconds = Field(
+        default=10.0,
+        description="seconds that something may wait for a slow client before the connection is closed with 4008",
+    )
     gap_notices: kinds.Switch = Field(default=True, description="tell clients when messages may have been missed")
     drain_seconds: kinds.SecondsOrNone = Field(
         default=10.0, description="seconds over which clients are sent away when the daemon stops"
     )
 
     log_level: kinds.LogLevel = Field(
-        default="info", description="least important kind of event that is logged; read anew at SIGHUP"
+        default="info", description="least important kind of event that is logged; read again at SIGHUP"
     )
     log_format: kinds.LogFormat = Field(default="text", description="how a line of the log is written")
 
