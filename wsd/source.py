@@ -39,8 +39,8 @@ class LinkStatus:
 class Source(Protocol):
     """What delivers channels."""
 
-    def subscribe(self, channel: bytes) -> bool:
-        """Want a channel; return whether Redis has confirmed it already, since then ``on_confirmed`` isn't called."""
+    def subscribe(self, channel: bytes) -> None:
+        """Want a channel; ``on_confirmed`` or ``on_refused`` tells the answer, at the end of this pass or later."""
 
     def unsubscribe(self, channel: bytes) -> None:
         """Want a channel no more."""

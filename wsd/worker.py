@@ -288,8 +288,8 @@ class Worker:
 
     # Between the parts. The table and the source know each other; the table is made first.
 
-    def _subscribe(self, channel: bytes) -> bool:
-        return self.source.subscribe(channel)
+    def _subscribe(self, channel: bytes) -> None:
+        self.source.subscribe(channel)
 
     def _unsubscribe(self, channel: bytes) -> None:
         self.source.unsubscribe(channel)

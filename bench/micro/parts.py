@@ -92,7 +92,7 @@ class House:
     ) -> None:
         self.metrics = Metrics()
         # Redis confirms every channel at once.
-        self.topics = TopicTable("", lambda channel: True, lambda channel: None)
+        self.topics = TopicTable("", self._confirm, lambda channel: None)
         bounds = Bounds(max_backlog=1 << 20, max_backlog_age=3600.0)
         self.fanout = Fanout(self.topics, self.metrics, bounds, call_soon)
         self._gateway = Gateway(1_000_000, self.metrics)
@@ -111,6 +111,9 @@ class House:
             refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
             max_size=MAX_SIZE,
         )
+
+    def _confirm(self, channel: bytes) -> None:
+        self.topics.confirm(channel)
 
     def join(self, listener: Listener, topics: Sequence[str]) -> None:
         """Make a listener hear topics."""

@@ -51,15 +51,15 @@ class TopicTable:
 
     Args:
         prefix: what stands before a topic's name in its channel's.
-        subscribe: called with a channel when the first becomes interested in it; returns whether Redis has it
-            confirmed already.
+        subscribe: called with a channel when the first becomes interested in it. What Redis makes of it is told by
+            `confirm` and `refuse`.
         unsubscribe: called with a channel when the last one has left it.
     """
 
     def __init__(
         self,
         prefix: str,
-        subscribe: Callable[[bytes], bool],
+        subscribe: Callable[[bytes], None],
         unsubscribe: Callable[[bytes], None],
     ) -> None:
         self._prefix = prefix
@@ -75,13 +75,14 @@ class TopicTable:
         """Make a listener wait for a topic.
 
         Returns:
-            Whether the topic is confirmed already; then :meth:`Listener.topic_confirmed` won't be called.
+            Whether the topic is confirmed already, because others listen to it; then :meth:`Listener.topic_confirmed`
+            won't be called.
         """
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, (self._prefix + name).encode())
             self.channels[topic.channel] = topic
-            topic.confirmed = self._subscribe(topic.channel)
+            self._subscribe(topic.channel)
         topic.waiters[listener] = None
         return topic.confirmed
 

@@ -160,13 +160,9 @@ class ShardedCluster:
         """How many channels Redis has confirmed, unwanted ones that linger included."""
         return sum(link.confirmed for link in self._links.values())
 
-    def subscribe(self, channel: bytes) -> bool:
-        """Want a channel.
-
-        Returns:
-            Whether Redis has confirmed it already; then ``on_confirmed`` isn't called.
-        """
-        return self._entrust(channel, missed=False)
+    def subscribe(self, channel: bytes) -> None:
+        """Want a channel; ``on_confirmed`` or ``on_refused`` tells the answer, at the end of this pass or later."""
+        self._entrust(channel, missed=False)
 
     def unsubscribe(self, channel: bytes) -> None:
         """Want a channel no more. It lingers."""
@@ -253,21 +249,20 @@ class ShardedCluster:
         homeless, self._homeless = self._homeless, {}
         self._events.on_lost(moved)
         for channel, missed in (moved | homeless).items():
-            if self._entrust(channel, missed=missed):
-                self._events.on_confirmed(channel, missed)
+            self._entrust(channel, missed=missed)
         logger.info(
             "the cluster has %d masters with slots; %d channels have moved, %d of them with a gap",
             *(len(topology.masters), len(moved), sum(moved.values())),
         )
 
-    def _entrust(self, channel: bytes, *, missed: bool) -> bool:
+    def _entrust(self, channel: bytes, *, missed: bool) -> None:
         place = self._owners[key_slot(channel)] if self._owners else None
         if place is None:
             self._homeless[channel] = missed
             self._doubted.set()
-            return False
+            return
         link = self._homes[channel] = self._links.get(place) or self._open(place)
-        return link.subscribe(channel, missed=missed)
+        link.subscribe(channel, missed=missed)
 
     def _open(self, place: Place) -> Link:
         link = self._links[place] = self._make_link(

@@ -32,7 +32,7 @@ from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.logs import fields
 from wsd.metrics import Metrics
-from wsd.redis.channels import Channels
+from wsd.redis.channels import Channels, Command, Confirmed, Event, Lost, Refused
 from wsd.redis.probe import Probe
 from wsd.redis.wire import MESSAGE_MOST, Dialect, Reply, Wire, bugs, connect, public
 from wsd.source import Events, LinkStatus
@@ -143,15 +143,8 @@ class Link:
         self._retries = on_trouble is None
         self._on_trouble = on_trouble or _nothing
         self._loop = asyncio.get_running_loop()
-        self._channels = Channels(
-            dialect,
-            events,
-            metrics,
-            now=self._loop.time,
-            call_soon=self._loop.call_soon,
-            send=self._send_channels,
-            on_astray=self._on_trouble,
-        )
+        self._channels = Channels(dialect, metrics)
+        self._settling = False  # whether commands about channels will leave at the end of this pass
         self._wire: Wire | None = None  # None while there is no connection
         self._place = "Redis"  # which server, for people
         self.server: dict[str, str] = {}  # what the server says of itself: its server, version, mode, role
@@ -175,12 +168,12 @@ class Link:
     @property
     def healed(self) -> bool:
         """Whether the link is up, and every channel that was delivered once is delivered again."""
-        return self.up and not self._channels.missing and not self._channels.astray
+        return self.up and not self._channels.gaps and not self._channels.astray
 
     @property
-    def astray(self) -> bool:
-        """Whether Redis says that some channels are not on this server, or not now."""
-        return self._channels.astray > 0
+    def astray(self) -> int:
+        """How many wanted channels Redis says are not on this server, or not now."""
+        return self._channels.astray
 
     @property
     def failing(self) -> bool:
@@ -190,12 +183,12 @@ class Link:
     @property
     def wanted(self) -> int:
         """How many channels are wanted."""
-        return len(self._channels.wanted)
+        return self._channels.wanted
 
     @property
     def confirmed(self) -> int:
         """How many channels Redis has confirmed, unwanted ones that linger included."""
-        return len(self._channels.subscribed())
+        return self._channels.confirmed
 
     @property
     def links(self) -> Sequence[LinkStatus]:
@@ -218,37 +211,38 @@ class Link:
 
     def _describe(self, now: float) -> str:
         state = self.problem or self.probe.describe(now)
-        wanted = self._channels.wanted
-        delivered = sum(channel in wanted for channel in self._channels.subscribed())
-        refused = f" ({self._channels.refused} refused by Redis)" if self._channels.refused else ""
+        channels = self._channels
+        refused = f" ({channels.refused} refused by Redis)" if channels.refused else ""
         note = f"; {self._guide.note}" if self._guide.note else ""
-        return f"{self._place}: {delivered} of {len(wanted)} channels{refused}; {state}{note}"
+        return f"{self._place}: {channels.delivered} of {channels.wanted} channels{refused}; {state}{note}"
 
     # What is wanted.
 
-    def subscribe(self, channel: bytes, *, missed: bool = False) -> bool:
-        """Want a channel.
+    def subscribe(self, channel: bytes, *, missed: bool = False) -> None:
+        """Want a channel; ``on_confirmed`` or ``on_refused`` tells the answer, at the end of this pass or later.
 
         Args:
             channel: the channel.
             missed: whether messages may have been missed already, while it was on another server.
-
-        Returns:
-            Whether Redis has confirmed it already; then ``on_confirmed`` isn't called.
         """
-        return self._channels.want(channel, missed=missed)
+        self._channels.want(channel, missed=missed)
+        self._settle_soon()
 
     def unsubscribe(self, channel: bytes) -> None:
         """Want a channel no more. It lingers."""
-        self._channels.unwant(channel)
+        self._channels.unwant(channel, self._loop.time())
+        self._settle_soon()
 
     def release(self, channel: bytes) -> bool:
         """Want a channel no more here, but on another server; return whether messages may be missed meanwhile."""
-        return self._channels.release(channel)
+        missed = self._channels.release(channel)
+        self._settle_soon()
+        return missed
 
     def retry(self) -> None:
         """Try channels again that were astray: this is the right server, as far as anyone knows now."""
         self._channels.retry()
+        self._settle_soon()
 
     def relocate(self, reason: str) -> None:
         """Leave the server, and ask the guide for another at once."""
@@ -262,16 +256,54 @@ class Link:
         if self._wire is not None:
             self._wire.hold(full)
 
-    def _send_channels(
-        self, name: str, channels: Sequence[bytes], on_error: Callable[[Sequence[bytes], str], None]
-    ) -> None:
+    # What follows from what is wanted, and from what Redis says.
+
+    def _settle_soon(self) -> None:
+        if self._channels.unsettled and not self._settling:
+            self._settling = True
+            self._loop.call_soon(self._settle)
+
+    def _settle(self) -> None:
+        """The pass ends: send what it has changed, in one write."""
+        self._settling = False
+        for command in self._channels.commands():
+            self._send(command)
+        if self._wire is not None:
+            self._wire.flush()
+        self._tell()
+
+    def _send(self, command: Command) -> None:
         assert self._wire is not None
 
         def refused(error: Reply) -> None:
-            on_error(channels, str(error))
-            self._check_healed()
+            self._channels.failed(command, str(error), self._loop.time())
+            self._tell()
 
-        self._wire.send(name, channels=channels, on_reply=refused)
+        self._wire.send(command.name, channels=command.channels, on_reply=refused)
+
+    def _tell(self) -> None:
+        """Tell what has happened to channels."""
+        for event in self._channels.events():
+            try:
+                self._tell_of(event)
+            except Exception as exc:
+                # A bug about one channel must not end the connection that all others share.
+                self._metrics.internal_errors += 1
+                bugs.exception(
+                    f"channel: {type(exc).__name__}", "what Redis said could not be handled: %s", public(event)
+                )
+        self._settle_soon()
+        self._check_healed()
+
+    def _tell_of(self, event: Event) -> None:
+        if isinstance(event, Confirmed):
+            self._events.on_confirmed(event.channel, event.gap)
+        elif isinstance(event, Refused):
+            self._events.on_refused(event.channel, event.reason)
+        elif isinstance(event, Lost):
+            self._events.on_lost(event.channels)
+        else:
+            self._on_trouble()
 
     # What Redis says.
 
@@ -301,8 +333,8 @@ class Link:
                 self.problem = ""
                 self._send_probe()
             return
-        self._channels.changed(channel, subscribed, asked)
-        self._check_healed()
+        self._channels.changed(channel, subscribed, asked, self._loop.time())
+        self._tell()
 
     def _check_healed(self) -> None:
         if self._lost_at is not None and self.healed:
@@ -407,14 +439,14 @@ class Link:
         else:
             logger.info(
                 "connected to %s again after %.1f s; resubscribing %d channels, %d with a gap",
-                *(self._place, self._since(self._lost_at), self.wanted, self._channels.missing),
-                extra=fields(link=self._place, channels=self.wanted, gaps=self._channels.missing),
+                *(self._place, self._since(self._lost_at), self.wanted, self._channels.gaps),
+                extra=fields(link=self._place, channels=self.wanted, gaps=self._channels.gaps),
             )
         self.probe.reset()
         self._listen_to_probe()
         self._channels.opened()
         self._ask_for_overruns()
-        self._check_healed()
+        self._settle()
 
     async def _tend(self, wire: Wire) -> str:
         """Watch a connection until it ends; return why it ended.
@@ -445,9 +477,10 @@ class Link:
                 wire.send("PING", on_reply=_ignore)
             self._listen_to_probe()
             self._send_probe()
-            self._channels.tidy()
+            self._channels.tidy(now)
             if self._retries:
                 self._channels.retry()
+            self._settle_soon()
             if self._audit_at <= now:
                 self._audit_at = now + AUDIT_INTERVAL
                 if self.probe.off:
@@ -496,6 +529,7 @@ class Link:
         if self._lost_at is None:
             self._lost_at = self._loop.time()
         lost = self._channels.closed()
+        self._tell()
         logger.warning(
             "%s; %d channels are not delivered until it is back",
             *(self.problem, lost),
@@ -565,7 +599,9 @@ class Link:
                 pairs = zip(reply[0::2], reply[1::2], strict=False)
                 subscribers = {name: count for name, count in pairs if isinstance(name, bytes)}
                 gone = [channel for channel in batch if subscribers.get(channel) == 0]
-                self._audit(rest, dead + self._channels.dead(gone))
+                found = self._channels.dead(gone)
+                self._tell()
+                self._audit(rest, dead + found)
 
         # The empty channel comes first, since a reply that begins with "message" would look like a push.
         wire.send("PUBSUB", self._dialect.numsub, b"", *batch, on_reply=compare)

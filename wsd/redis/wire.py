@@ -186,7 +186,7 @@ class Wire(asyncio.Protocol):
         command = _Command(name, on_reply, channels, key, self._reading_time(self._loop.time()))
         self._commands.append(command)
         if not self._output:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         # Its stub lacks the "...".
         self._output.append(hiredis.pack_command((name, *words, *command.waiting)))  # type: ignore[arg-type]
 
@@ -234,9 +234,10 @@ class Wire(asyncio.Protocol):
             self.closed.set_result(reason)
         self._transport.abort()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is to leave at the end of this pass: it is over."""
         output, self._output = self._output, []
-        if not self._transport.is_closing():
+        if output and not self._transport.is_closing():
             self._transport.write(b"".join(output))
 
     # What the transport says.

@@ -78,10 +78,13 @@ class House:
         self.loop = Loop()
         self.held: list[bool] = []  # what the source was told
         self.metrics = Metrics()
-        self.topics = TopicTable("", lambda channel: True, lambda channel: None)
+        self.topics = TopicTable("", self._confirm, lambda channel: None)
         self.fanout = Fanout(
             self.topics, self.metrics, bounds, self.loop.call_soon, self.held.append, gap_notices=gap_notices
         )
+
+    def _confirm(self, channel: bytes) -> None:
+        self.topics.confirm(channel)
 
     def join(self, ear: Ear, *topics: str) -> Ear:
         for topic in topics:

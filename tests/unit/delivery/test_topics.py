@@ -19,13 +19,11 @@ class Redis:
     def __init__(self) -> None:
         self.calls: list[tuple[str, bytes]] = []
         self.wanted: set[bytes] = set()
-        self.lingering: set[bytes] = set()  # confirmed before anyone wants them
 
-    def subscribe(self, channel: bytes) -> bool:
+    def subscribe(self, channel: bytes) -> None:
         assert channel not in self.wanted, "told of a first listener twice"
         self.wanted.add(channel)
         self.calls.append(("subscribe", channel))
-        return channel in self.lingering
 
     def unsubscribe(self, channel: bytes) -> None:
         self.wanted.remove(channel)  # raises if it was told of a last listener twice
@@ -145,12 +143,6 @@ def test_who_waits_for_a_confirmed_topic_is_told_so_at_once(table: TopicTable) -
     table.confirm(b"news")
     assert table.wait("news", late := Ear()) is True
     assert late.told == []
-
-
-def test_a_channel_that_lingers_is_confirmed_at_once(table: TopicTable, redis_side: Redis) -> None:
-    redis_side.lingering.add(b"news")
-    assert table.wait("news", Ear()) is True
-    assert table.wait("news", Ear()) is True
 
 
 def test_after_the_link_is_lost_topics_must_be_confirmed_again(table: TopicTable) -> None:
@@ -276,10 +268,9 @@ EARS = st.integers(0, 3)
 class TopicTableMachine(RuleBasedStateMachine):
     """Any sequence of calls, against sets of (ear, topic)."""
 
-    @initialize(lingering=st.sets(TOPICS))
-    def open(self, lingering: set[str]) -> None:
+    @initialize()
+    def open(self) -> None:
         self.redis_side = Redis()
-        self.redis_side.lingering = {b"app:" + topic.encode() for topic in lingering}
         self.table = TopicTable("app:", self.redis_side.subscribe, self.redis_side.unsubscribe)
         self.ears = [Ear() for _ in range(4)]
         self.waiting: set[tuple[int, str]] = set()
@@ -302,8 +293,6 @@ class TopicTableMachine(RuleBasedStateMachine):
     def wait(self, ear: int, topic: str) -> None:
         if (ear, topic) in self.listening:
             return
-        if topic not in self.wanted() and f"app:{topic}".encode() in self.redis_side.lingering:
-            self.confirmed.add(topic)
         self.waiting.add((ear, topic))
         assert self.table.wait(topic, self.ears[ear]) is (topic in self.confirmed)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from wsd.errors import LinkError
-from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
-from wsd.redis.channels import BATCH, LINGER, REFUSED_RETRY, Channels
+from wsd.redis.channels import BATCH, LINGER, REFUSED_RETRY, Channels, Command, Confirmed, Lost, Refused, Strayed
 from wsd.redis.slots import key_slot
 from wsd.redis.wire import CLASSIC, SHARDED, Dialect
-from wsd.source import Events
 
 NOPERM = "NOPERM No permissions to access a channel"
 
@@ -23,60 +20,45 @@ class Redis:
 
     def __init__(self, dialect: Dialect = CLASSIC) -> None:
         self.time = 0.0
-        self.soon: list[Callable[[], None]] = []
-        self.sent: list[tuple[str, list[bytes]]] = []
-        self.on_errors: list[Callable[[Sequence[bytes], str], None]] = []
-        self.events: list[tuple[object, ...]] = []
-        self.doubts = 0
+        self.told: list[tuple[object, ...]] = []  # what has happened
+        self.sent: list[Command] = []  # in the last pass
         self.metrics = Metrics()
-        self.channels = Channels(
-            dialect,
-            Events(
-                on_message=lambda channel, payload: None,
-                on_confirmed=lambda channel, gap: self.events.append(("gap" if gap else "confirmed", channel)),
-                on_refused=lambda channel, reason: self.events.append(("refused", channel)),
-                on_lost=self.lost,
-            ),
-            self.metrics,
-            now=lambda: self.time,
-            call_soon=self.call_soon,
-            send=self.send,
-            on_astray=self.doubt,
-        )
+        self.channels = Channels(dialect, self.metrics)
 
-    def call_soon(self, function: Callable[[], None]) -> None:
-        self.soon.append(function)
-
-    def lost(self, channels: Iterable[bytes]) -> None:
-        self.events.append(("lost", *channels))
-
-    def doubt(self) -> None:
-        self.doubts += 1
-
-    def send(self, name: str, channels: Sequence[bytes], on_error: Callable[[Sequence[bytes], str], None]) -> None:
-        self.sent.append((name, list(channels)))
-        self.on_errors.append(on_error)
+    @property
+    def events(self) -> list[tuple[object, ...]]:
+        """What has happened so far."""
+        for event in self.channels.events():
+            match event:
+                case Confirmed(channel, gap):
+                    self.told.append(("gap" if gap else "confirmed", channel))
+                case Refused(channel, _):
+                    self.told.append(("refused", channel))
+                case Lost(channels):
+                    self.told.append(("lost", *channels))
+                case Strayed(channels):
+                    self.told.append(("strayed", *channels))
+        return self.told
 
     def end_pass(self) -> list[tuple[str, list[bytes]]]:
-        """End the pass; return what was sent."""
-        soon, self.soon = self.soon, []
-        for function in soon:
-            function()
-        return self.take()
-
-    def take(self) -> list[tuple[str, list[bytes]]]:
-        """Return what was sent since last time."""
-        sent, self.sent = self.sent, []
-        return sent
+        """End the pass; return what is sent."""
+        self.sent = self.channels.commands()
+        assert not self.channels.unsettled
+        return [(name, list(channels)) for name, channels in self.sent]
 
     def refuse(self, channels: Sequence[bytes], error: str) -> None:
-        """Answer the last command with an error."""
-        self.on_errors[-1](channels, error)
+        """Answer the command for these channels with an error."""
+        command = next(command for command in self.sent if list(command.channels) == list(channels))
+        self.channels.failed(command, error, self.time)
+
+    def change(self, channel: bytes, subscribed: bool, asked: bool) -> None:
+        """Say that a channel is subscribed or unsubscribed."""
+        self.channels.changed(channel, subscribed, asked, self.time)
 
     def confirm(self, *channels: bytes) -> None:
         """Confirm subscriptions."""
         for channel in channels:
-            self.channels.changed(channel, True, True)
+            self.change(channel, True, True)
 
     def have(self, *channels: bytes) -> None:
         """Subscribe these, and clear what happened."""
@@ -85,20 +67,62 @@ class Redis:
         self.channels.opened()
         self.end_pass()
         self.confirm(*channels)
-        self.take()
         self.events.clear()
 
 
 def test_what_is_wanted_in_one_pass_is_one_command() -> None:
     redis = Redis()
     redis.channels.opened()
-    assert not redis.channels.want(b"a")
-    assert not redis.channels.want(b"b")
+    redis.channels.want(b"a")
+    redis.channels.want(b"b")
     assert redis.end_pass() == [("SUBSCRIBE", [b"a", b"b"])]
     redis.confirm(b"a", b"b")
     assert redis.events == [("confirmed", b"a"), ("confirmed", b"b")]
-    assert redis.channels.want(b"a"), "it is confirmed already"
+
+
+def test_a_channel_that_lingers_is_confirmed_at_the_end_of_the_pass() -> None:
+    redis = Redis()
+    redis.have(b"a")
+    redis.channels.unwant(b"a", redis.time)
+    redis.channels.want(b"a")
+    assert redis.events == []
     assert redis.end_pass() == []
+    assert redis.events == [("confirmed", b"a")]
+    assert redis.end_pass() == []
+    assert redis.events == [("confirmed", b"a")], "once"
+    redis.channels.want(b"b", missed=True)
+    redis.end_pass()
+    redis.confirm(b"b")
+    redis.channels.unwant(b"b", redis.time)
+    redis.channels.want(b"b", missed=True)  # its slot came back
+    assert redis.channels.withholds(b"b"), "the gap comes first"
+    assert redis.end_pass() == []
+    assert redis.events[1:] == [("gap", b"b")] * 2
+
+
+def test_a_channel_whose_confirmation_is_owed_when_the_link_is_lost_has_no_gap() -> None:
+    redis = Redis()
+    redis.have(b"a")
+    redis.channels.unwant(b"a", redis.time)
+    redis.channels.want(b"a")
+    assert redis.channels.closed() == 0
+    assert redis.end_pass() == []
+    redis.channels.opened()
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
+    redis.confirm(b"a")
+    assert redis.events == [("lost", b"a"), ("confirmed", b"a")]
+
+
+def test_a_channel_that_is_wanted_and_unwanted_in_one_pass_is_nobody_s_business() -> None:
+    redis = Redis()
+    redis.have(b"a")
+    redis.channels.unwant(b"a", redis.time)
+    redis.channels.want(b"a")
+    redis.channels.unwant(b"a", redis.time)
+    redis.channels.want(b"b")
+    redis.channels.unwant(b"b", redis.time)
+    assert redis.end_pass() == []
+    assert redis.events == []
 
 
 def test_what_is_wanted_before_there_is_a_connection_is_subscribed_with_it() -> None:
@@ -106,7 +130,7 @@ def test_what_is_wanted_before_there_is_a_connection_is_subscribed_with_it() -> 
     redis.channels.want(b"a")
     assert redis.end_pass() == []
     redis.channels.opened()
-    assert redis.take() == [("SUBSCRIBE", [b"a"])]
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
     assert redis.end_pass() == []
 
 
@@ -134,16 +158,16 @@ def test_a_sharded_command_has_channels_of_one_slot_only() -> None:
 def test_a_channel_lingers_and_is_unsubscribed() -> None:
     redis = Redis()
     redis.have(b"a")
-    redis.channels.unwant(b"a")
+    redis.channels.unwant(b"a", redis.time)
     redis.time = LINGER - 0.1
-    redis.channels.tidy()
+    redis.channels.tidy(redis.time)
     assert redis.end_pass() == []
     redis.time = LINGER
-    redis.channels.tidy()
+    redis.channels.tidy(redis.time)
     assert redis.end_pass() == [("UNSUBSCRIBE", [b"a"])]
     redis.channels.want(b"a")
     assert redis.end_pass() == [], "the answer comes first"
-    redis.channels.changed(b"a", False, True)
+    redis.change(b"a", False, True)
     assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
 
 
@@ -152,16 +176,16 @@ def test_a_lost_connection_is_a_gap_for_what_was_delivered_alone() -> None:
     redis.have(b"a", b"b")
     redis.channels.want(b"late")
     redis.end_pass()
-    redis.channels.unwant(b"b")
+    redis.channels.unwant(b"b", redis.time)
     assert redis.channels.closed() == 1
     assert redis.metrics.gaps == 1
     assert redis.events == [("lost", b"a", b"late")]
-    assert redis.channels.missing == 1
+    assert redis.channels.gaps == 1
     redis.channels.opened()
-    assert redis.take() == [("SUBSCRIBE", [b"a", b"late"])]
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a", b"late"])]
     redis.confirm(b"a", b"late")
     assert redis.events[1:] == [("gap", b"a"), ("confirmed", b"late")]
-    assert redis.channels.missing == 0
+    assert redis.channels.gaps == 0
 
 
 def test_a_gap_outlasts_several_lost_connections_and_is_announced_once() -> None:
@@ -181,14 +205,14 @@ def test_the_refused_are_found_by_halves() -> None:
     for channel in channels:
         redis.channels.want(channel)
     redis.channels.opened()
-    [(_, batch)] = redis.take()
+    [(_, batch)] = redis.end_pass()
     pending = [batch]
     commands = 1
     while pending:
         batch = pending.pop()
         if b"5" in batch:
             redis.refuse(batch, NOPERM)
-            halves = [channels for _, channels in redis.take()]
+            halves = [channels for _, channels in redis.end_pass()]
             commands += len(halves)
             pending += halves
         else:
@@ -203,12 +227,12 @@ def test_a_refused_channel_with_listeners_is_tried_again_and_has_a_gap() -> None
     redis.have(b"a")
     redis.channels.closed()
     redis.channels.opened()
-    redis.take()
+    redis.end_pass()
     redis.refuse([b"a"], NOPERM)
     assert redis.events[1:] == [("refused", b"a")]
-    assert not redis.channels.missing, "nothing is to be expected of it for now"
+    assert not redis.channels.gaps, "nothing is to be expected of it for now"
     redis.time = REFUSED_RETRY
-    redis.channels.tidy()
+    redis.channels.tidy(redis.time)
     assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
     redis.confirm(b"a")
     assert redis.events[2:] == [("gap", b"a")]
@@ -231,9 +255,9 @@ def test_messages_of_a_channel_that_is_elsewhere_now_are_withheld() -> None:
     assert redis.channels.release(b"a")
     assert redis.channels.withholds(b"a")
     assert redis.end_pass() == [("SUNSUBSCRIBE", [b"a"])]
-    assert not redis.channels.want(b"a", missed=True), "it is here again, before the answer"
+    redis.channels.want(b"a", missed=True)  # it is here again, before the answer
     assert redis.channels.withholds(b"a"), "the gap comes first"
-    redis.channels.changed(b"a", False, True)
+    redis.change(b"a", False, True)
     assert redis.end_pass() == [("SSUBSCRIBE", [b"a"])]
     redis.confirm(b"a")
     assert redis.events == [("gap", b"a")]
@@ -247,7 +271,7 @@ def test_a_channel_that_is_elsewhere_is_forgotten_when_it_is_not_subscribed_any_
     redis.channels.release(b"a")
     redis.end_pass()
     if end == "answer":
-        redis.channels.changed(b"a", False, True)
+        redis.change(b"a", False, True)
     elif end == "refusal":
         redis.refuse([b"a"], "MOVED 1 127.0.0.1:7000")
     else:
@@ -258,9 +282,9 @@ def test_a_channel_that_is_elsewhere_is_forgotten_when_it_is_not_subscribed_any_
 def test_what_redis_takes_away_is_logged_once_for_each_pass(caplog: pytest.LogCaptureFixture) -> None:
     redis = Redis(SHARDED)
     redis.have(b"a", b"b", b"c")
-    redis.channels.unwant(b"c")
+    redis.channels.unwant(b"c", redis.time)
     for channel in (b"a", b"b", b"c"):
-        redis.channels.changed(channel, False, False)
+        redis.change(channel, False, False)
     redis.end_pass()
     assert [record.getMessage() for record in caplog.records] == [
         "Redis has taken away 2 subscriptions by itself, the first that of b'a'"
@@ -270,7 +294,7 @@ def test_what_redis_takes_away_is_logged_once_for_each_pass(caplog: pytest.LogCa
 def test_a_channel_that_redis_takes_away_is_a_gap_and_is_subscribed_again() -> None:
     redis = Redis()
     redis.have(b"a", b"b")
-    redis.channels.changed(b"a", False, False)
+    redis.change(b"a", False, False)
     assert redis.events == [("lost", b"a")]
     assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
     redis.confirm(b"a")
@@ -284,16 +308,16 @@ def test_what_is_elsewhere_goes_astray_until_somebody_knows_better(error: str) -
     redis.have(b"a")
     redis.channels.closed()
     redis.channels.opened()
-    redis.take()
+    redis.end_pass()
     redis.refuse([b"a"], error)
-    assert redis.doubts == 1
-    assert redis.channels.astray == redis.channels.missing == 1
+    assert redis.events[-1] == ("strayed", b"a")
+    assert redis.channels.astray == redis.channels.gaps == 1
     assert redis.end_pass() == []
     redis.channels.retry()
     assert redis.end_pass() == [("SSUBSCRIBE", [b"a"])]
     redis.refuse([b"a"], error)
     assert redis.channels.release(b"a"), "it is another's now, with a gap"
-    assert redis.channels.astray == redis.channels.missing == 0
+    assert redis.channels.astray == redis.channels.gaps == 0
     redis.channels.retry()
     assert redis.end_pass() == []
 
@@ -302,9 +326,9 @@ def test_a_slot_that_moves_takes_its_channels_along() -> None:
     old, new = Redis(SHARDED), Redis(SHARDED)
     old.have(b"a")
     new.have()
-    old.channels.changed(b"a", False, False)
-    assert old.doubts == 1
-    assert new.channels.want(b"a", missed=old.channels.release(b"a")) is False
+    old.change(b"a", False, False)
+    assert old.events == [("lost", b"a"), ("strayed", b"a")]
+    new.channels.want(b"a", missed=old.channels.release(b"a"))
     assert new.end_pass() == [("SSUBSCRIBE", [b"a"])]
     new.confirm(b"a")
     assert new.events == [("gap", b"a")]
@@ -349,31 +373,15 @@ def test_other_errors_end_the_connection_and_say_what_to_do(dialect: Dialect, er
     redis = Redis(dialect)
     redis.channels.want(b"a")
     redis.channels.opened()
+    redis.end_pass()
     with pytest.raises(LinkError, match=words):
         redis.refuse([b"a"], error)
-
-
-def test_a_bug_about_one_channel_is_counted_and_harms_no_other(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*args: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("wsd.redis.channels.bugs", BoundedLogger(logging.getLogger("wsd.redis.channels"), rate=0.01))
-    redis = Redis()
-    redis.channels.opened()
-    redis.channels._events = Events(fail, fail, fail, fail)
-    for number in range(100):
-        redis.channels.want(b"%d" % number)
-        redis.confirm(b"%d" % number)
-    assert redis.metrics.internal_errors == 100
-    assert caplog.text.count("Traceback") == 1
 
 
 def test_confirmations_that_nobody_asked_for_do_not_add_up() -> None:
     redis = Redis()
     redis.have(b"a")
     for number in range(100):
-        redis.channels.changed(b"stranger-%d" % number, True, False)
+        redis.change(b"stranger-%d" % number, True, False)
     assert redis.channels.subscribed() == [b"a"]
     assert redis.channels.held == 1
