@@ -386,7 +386,9 @@ class BoundedLogger:
             return
         self._logger.warning(
             "%d more of this kind since the last line of %s: %s",
-            *(more, client or "its kind", kind),
+            more,
+            client or "its kind",
+            kind,
             extra=fields(more=more, kind=kind, client=client),
         )
 
@@ -394,7 +396,8 @@ class BoundedLogger:
         left_out, self._left_out = self._left_out, Counter()
         self._logger.warning(
             "%d more were not logged, because they came faster than %g lines a second: %s",
-            *(left_out.total(), LINES_PER_SECOND),
+            left_out.total(),
+            LINES_PER_SECOND,
             ", ".join(f"{number} of the kind {kind}" for kind, number in left_out.most_common()),
             extra=fields(more=left_out.total()),
         )

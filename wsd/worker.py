@@ -202,7 +202,8 @@ class Worker:
         systemd.notify("STOPPING=1")
         logger.info(
             "draining: sending %d connections away within %g s; a second signal stops at once",
-            *(len(self.gateway.connections), self._settings.drain_seconds),
+            len(self.gateway.connections),
+            self._settings.drain_seconds,
         )
         await _first(self._stop_now.wait(), self.gateway.drain(self._settings.drain_seconds), *self._tasks)
 
@@ -333,12 +334,17 @@ class Worker:
         if wanted > most:
             logger.warning(
                 "max_connections is %d, but the limit of %d open files allows only %d connections: %s",
-                *(wanted, descriptors.limit(), most, remedy),
+                wanted,
+                descriptors.limit(),
+                most,
+                remedy,
             )
         elif not wanted and most < FEW_CONNECTIONS:
             logger.warning(
                 "the limit of %d open files allows only %d connections: %s, or set max_connections to what you expect",
-                *(descriptors.limit(), most, remedy),
+                descriptors.limit(),
+                most,
+                remedy,
             )
 
     def _look_at_descriptors(self) -> None:
@@ -347,7 +353,9 @@ class Worker:
             logger.warning(
                 "out of descriptors: fewer than %d of %d are free, with %d connections; what is accepted now may be"
                 " closed in silence, and Redis may be out of reach",
-                *(descriptors.SPARE, descriptors.limit(), len(self.gateway.connections)),
+                descriptors.SPARE,
+                descriptors.limit(),
+                len(self.gateway.connections),
             )
         elif self._short and not short:
             logger.info("there are enough free descriptors again")

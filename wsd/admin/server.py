@@ -70,7 +70,7 @@ class Admin:
     """
 
     def __init__(
-        self, registry: CollectorRegistry, unready: Callable[[], str], details: Callable[[], list[str]] = list
+        self, registry: CollectorRegistry, unready: Callable[[], str], details: Callable[[], list[str]]
     ) -> None:
         self._registry = registry
         self._unready = unready
@@ -236,14 +236,16 @@ class _Exchange(asyncio.Protocol):
             ("Content-Length", str(len(answer.body))),
             ("Cache-Control", "no-store"),
             ("Connection", "close"),
-            *([("Allow", ", ".join(METHODS))] if answer.allow else []),
         ]
-        events: list[h11.Event] = [
+        if answer.allow:
+            headers.append(("Allow", ", ".join(METHODS)))
+        # A response to HEAD has the length of the body, and no body (RFC 9110, section 9.3.2).
+        body = b"" if method == b"HEAD" else answer.body
+        events = (
             h11.Response(status_code=answer.status, reason=answer.status.phrase, headers=headers),
-            # A response to HEAD has the length of the body, and no body (RFC 9110, section 9.3.2).
-            *([] if method == b"HEAD" else [h11.Data(data=answer.body)]),
+            h11.Data(data=body),
             h11.EndOfMessage(),
-        ]
+        )
         self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
         self._transport.write_eof()
         self._timer.cancel()

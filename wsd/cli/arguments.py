@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
@@ -47,7 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: after ``--help`` or ``--version``.
     """
     program = _Parser(prog="wsd", description=help.PROGRAM)
-    program.add_argument("-V", "-v", "--version", action="version", version=f"wsd {__version__}")
+    program.add_argument("-V", "-v", "--version", action=_Version)
     commands = program.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     parsers = {name: add(commands) for name, add in _COMMANDS.items()}
     commands.add_parser("help", help="explain wsd, or a command: wsd help publish")  # for the list of commands
@@ -87,12 +88,12 @@ def _check_command(argv: list[str]) -> None:
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Fills paragraphs to the terminal's width, and keeps indented lines, which are commands, as they are.
 
-    A flag or an URL is never broken: a part of it can't be copied, and a line end inside looks like a part of it.
+    A flag or an URL is never broken: a part of it can't be copied, and a line end inside looks like a part of it. The
+    two methods are private to argparse, which has no public place for this; the tests look at every page of help.
     """
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog)
-        self._width = min(self._width, MAX_WIDTH)
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns - 2, MAX_WIDTH))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []
@@ -127,12 +128,23 @@ class _Parser(argparse.ArgumentParser):
         self.flags += [name for name in names if name.startswith("-")]
         return super().add_argument(*names, **options)
 
-    def _print_message(self, message: str, file: object = None) -> None:
-        # The help and the version. argparse itself passes over it in silence when they can't be written.
-        write(message.removesuffix("\n"))
+    def print_help(self, file: object = None) -> None:
+        """Print the help. argparse itself passes over it in silence when it can't be written."""
+        write(self.format_help().removesuffix("\n"))
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message}; `{self.prog} --help` explains", status=2)
+
+
+class _Version(argparse.Action):
+    """Prints the version, and says so when it can't be written, as for the help."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, help="show program's version number and exit", **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        write(f"wsd {__version__}")
+        parser.exit()
 
 
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # generic for the type checker only

@@ -400,7 +400,9 @@ class Fanout:
             "large message",
             "a message of %d bytes came on channel %a, longer than a quarter of max_backlog: clients that are a few"
             " such messages behind are closed with 4008. Set max_backlog to %d or more, or publish shorter messages",
-            *(size, channel, 10 * size),
+            size,
+            channel,
+            10 * size,
         )
 
     def _note_bug(self, what: str) -> None:

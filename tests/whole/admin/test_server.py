@@ -143,7 +143,7 @@ def parse(data: bytes) -> Response:
 @asynccontextmanager
 async def answering(reason: str = "", collect: CollectorRegistry | None = None) -> AsyncIterator[int]:
     """An admin port; its number."""
-    admin = Admin(collect or registry(lambda: (Metrics(), GAUGES)), lambda: reason)
+    admin = Admin(collect or registry(lambda: (Metrics(), GAUGES)), lambda: reason, list)
     listening = sockets.listen(("127.0.0.1",), 0, ("admin_host", "admin_port"))
     port = sockets.port_of(listening)
     await admin.serve(listening)
@@ -287,7 +287,7 @@ def test_any_bytes_are_survived(data: bytes) -> None:
     async def feed() -> None:
         problems: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
-        exchange = admin_module._Exchange(Admin(CollectorRegistry(), lambda: ""))
+        exchange = admin_module._Exchange(Admin(CollectorRegistry(), lambda: "", list))
         transport = Sink()
         exchange.connection_made(transport)
         for start in range(0, len(data), 7):

@@ -12,7 +12,7 @@ from wsd.cli.dev.embedded import PORT
 from wsd.cli.tail.uri import server_url
 from wsd.cli.token import signs_with_shared_secret
 from wsd.config import Settings
-from wsd.deployment import Cluster, Deployment, Sentinel, Standalone, addresses, is_sharded
+from wsd.deployment import Cluster, Deployment, Sentinel, addresses, is_sharded
 
 __all__ = ["hints", "program"]
 
@@ -48,7 +48,9 @@ def hints(chosen: Settings, port: int, program: str, *, embedded: bool) -> str:
     note = " (with the same settings for redis_url)" if private else ""
     if embedded and "--redis-url" in publish:
         note = f" (without --redis-url it would publish at port {PORT}, which is another server's)"
-    command = None if private else _redis_cli(deployment, chosen, embedded=embedded)
+    publishers = [f"{program} publish {shlex.join(publish)}"]
+    if not private and (command := _redis_cli(deployment, chosen, embedded=embedded)):
+        publishers.append(command)
     return "\n".join(
         (
             "",
@@ -59,8 +61,7 @@ def hints(chosen: Settings, port: int, program: str, *, embedded: bool) -> str:
             "",
             f"In a third, a publisher{note}:",
             "",
-            f"    {program} publish {shlex.join(publish)}",
-            *((f"    {command}",) if command else ()),
+            *(f"    {publisher}" for publisher in publishers),
             "",
             "Ctrl-C stops it.",
             "",
@@ -69,17 +70,21 @@ def hints(chosen: Settings, port: int, program: str, *, embedded: bool) -> str:
 
 
 def _redis_cli(deployment: Deployment, chosen: Settings, *, embedded: bool) -> str | None:
+    if isinstance(deployment, Sentinel):
+        return None  # redis-cli can't ask a Sentinel for the master
     sharded = is_sharded(deployment, chosen.pubsub)
-    match deployment:
-        case Standalone(server):
-            flags = []
-        case Cluster((server, *_)):
-            flags = ["-c"] * sharded  # follow the redirection to the node that has the channel's slot
-        case Sentinel():
-            return None  # it can't ask for the master
-    flags += ["-s", server.path] if server.path else ["-h", server.host] * (not embedded) + ["-p", str(server.port)]
-    command = "SPUBLISH" if sharded else "PUBLISH"
-    return shlex.join(["redis-cli", *flags, command, chosen.channel_prefix + TOPIC, PAYLOAD])
+    server = addresses(deployment)[0]
+    command = ["redis-cli"]
+    if sharded and isinstance(deployment, Cluster):
+        command.append("-c")  # follow the redirection to the node that has the channel's slot
+    if server.path:
+        command += ["-s", server.path]
+    else:
+        if not embedded:
+            command += ["-h", server.host]
+        command += ["-p", str(server.port)]
+    command += ["SPUBLISH" if sharded else "PUBLISH", chosen.channel_prefix + TOPIC, PAYLOAD]
+    return shlex.join(command)
 
 
 def program() -> str:

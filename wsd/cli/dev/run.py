@@ -57,7 +57,9 @@ def run(args: Namespace) -> int:
                     "port %d is taken, perhaps by another Redis, which wsd dev leaves alone: its own is at %s. Publish"
                     " there, with --redis-url or WSD_REDIS_URL. To use the other one: wsd dev --redis-url"
                     " redis://127.0.0.1:%d",
-                    *(PORT, url.get_secret_value(), PORT),
+                    PORT,
+                    url.get_secret_value(),
+                    PORT,
                 )
         # Everything in `changes` is valid; a copy isn't validated again.
         chosen = chosen.model_copy(update=changes)

@@ -177,7 +177,8 @@ class Publisher:
         if self._node is not None and not self._sharded:
             line += f" at {self._node.place}; the other nodes' subscribers are not counted"
         elif self.published and not self._most:
-            line += f": nobody listens to the {'shard ' * self._sharded}channel {self._channel.decode()}"
+            kind = "shard channel" if self._sharded else "channel"
+            line += f": nobody listens to the {kind} {self._channel.decode()}"
         if not many:
             return line
         return f"{self.published} payload{'' if self.published == 1 else 's'}, {line}"
