@@ -1,6 +1,6 @@
 """Descriptors: how many this process may have, and whether some are left.
 
-Each connection is one. Out of descriptors, uvloop accepts a connection and closes it in silence, so the daemon has to
+Each connection is one. When none is left, uvloop accepts a connection and closes it in silence, so the daemon has to
 look by itself whether some are left.
 """
 
@@ -28,7 +28,7 @@ def limit() -> int:
 
 
 def _raise_limit() -> None:
-    """Ask the system for as many as it gives."""
+    """Ask the system for as many descriptors as it gives."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
         hard = ENOUGH
@@ -61,7 +61,10 @@ def room(reserved: int) -> int:
 
 
 def are_short() -> bool:
-    """Whether fewer than :data:`SPARE` descriptors are free. It takes them and gives them back: some microseconds."""
+    """Whether fewer than :data:`SPARE` descriptors are free.
+
+    To know, it opens so many and closes them again, which takes some microseconds.
+    """
     with ExitStack() as stack:
         try:
             for _ in range(SPARE):

@@ -69,8 +69,8 @@ class TokenError(WsdError):
 
     Args:
         text: why, for the log. It never holds a part of the token.
-        reason: why, for the client. ``invalid`` until the signature has been verified: whoever makes tokens up learns
-            nothing more.
+        reason: why, for the client. ``invalid`` until the signature has been verified: a client that makes tokens up
+            learns nothing more.
         subject: the ``sub`` of a token whose signature is good, for the log; else empty.
     """
 

@@ -3,8 +3,8 @@
 Levels: DEBUG for the life of each client (connected, authorized, its topics, gone), INFO for what an operator expects
 (start, ready, healed, reload, drain), WARNING for what somebody should look at (the link lost, clients refused, lines
 lost), ERROR for bugs and a reload that failed, CRITICAL for a bug that ends the process. Nothing is logged per message.
-What comes from clients, publishers or Redis is escaped by whoever logs it (``%a``); text lines escape again whatever
-is not printable.
+The caller escapes (``%a``) what comes from clients, publishers or Redis; text lines escape once more what is not
+printable.
 
 No line waits for its reader, see :mod:`wsd.outlet`. A line costs the loop 9 µs of CPU as text and 20 as JSON, and the
 thread 2 more. When the loop itself wrote to a file, that was 11 and 15; on a full pipe it waited without an end.
@@ -90,7 +90,7 @@ def _printable(text: str) -> str:
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
-    """What stands in a line, as values with names, for whoever reads the log with a program.
+    """What stands in a line, as values with names, for programs that read the log.
 
     Give it to a logger as ``extra=fields(topic=topic)``. A JSON line has them as members of its object; a text line
     leaves them out, because its message says the same.
@@ -110,7 +110,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self._encode(record)
-        except Exception as exc:  # the line is wrong, and logging must not be what fails
+        except Exception as exc:  # the line is wrong; its caller must not fail for that
             line = self._encode(
                 _record(logging.ERROR, f"a line can't be written ({type(exc).__name__}): {record.msg!a}")
             )
@@ -149,7 +149,7 @@ _handler: _Handler | None = None  # the log of this process
 
 
 def setup(level: str, format: str) -> None:
-    """Log to standard error. No line waits for whoever reads it; the last ones are written at the end of the process.
+    """Log to standard error. No line waits for its reader; the last ones are written at the end of the process.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -191,7 +191,7 @@ def say(line: str) -> bool:
 
 
 def catch_all() -> None:
-    """Log what Python else prints by itself to standard error, which waits for its reader: exceptions, warnings."""
+    """Log exceptions and warnings that Python would print to standard error itself, and so wait for its reader."""
     sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable
     threading.excepthook = _log_of_thread

@@ -1,9 +1,9 @@
-"""A descriptor that lines are written to by a thread, so that nobody waits for its reader.
+"""A descriptor to which a thread writes lines, so that nobody waits for the reader of the descriptor.
 
 Standard error may be a pipe that nobody reads, a terminal that somebody has stopped, a file on a disk that is full.
-write(2) then waits or fails, and an event loop that logs a line would stand still with it. So a line is put into a
-queue, which is bounded in lines and bytes, and a daemon thread writes. What doesn't fit is counted, and said in a line
-of its own where the hole is. A write that fails is tried again: the disk may have room later.
+write(2) then waits or fails, and an event loop that logs a line would stand still. So a line is put into a queue, which
+is bounded in lines and bytes, and a daemon thread writes. What doesn't fit is counted, and a line of its own says so
+where the hole is. A write that fails is tried again: the disk may have room later.
 
 The thread and those who put lines share no lock, so that a thread stuck in write(2) holds nobody up, not even the exit
 of the interpreter. Each counter is written by one side only.
@@ -65,7 +65,7 @@ class Outlet:
         """Write a line when its turn comes. Never waits, never raises."""
         lines = self._put_lines - self._done_lines
         size = self._put_bytes - self._done_bytes
-        # Once full, it takes lines again when half of it is free: else every other line would tell of a loss.
+        # A full queue takes lines again when half of it is free. Otherwise every other line would tell of a loss.
         share = 0.5 if self._full else 1.0
         self._full = lines >= MAX_LINES * share or size + len(line) > MAX_BYTES * share
         if self._full:
@@ -114,7 +114,7 @@ class Outlet:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # somebody has set O_NONBLOCK, which is shared by all who have the file open
+            except BlockingIOError:  # another process that has the file open has set O_NONBLOCK
                 self._wait_for_room()
             except OSError as exc:
                 self._problem = f"writing failed: {exc.strerror}"

@@ -1,7 +1,7 @@
-"""Listening sockets: made, bound and named here, and handed to whoever serves on them.
+"""Listening sockets: made, bound and named here, and handed to the servers.
 
-Not by the event loop's ``create_server(host, port)``: it makes ``::`` a socket for IPv6 alone, and its errors don't say
-which setting is wrong.
+The event loop's ``create_server(host, port)`` would not do: it makes ``::`` a socket for IPv6 alone, and its errors
+don't say which setting is wrong.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def listen(hosts: Sequence[str], port: int, names: tuple[str, str]) -> list[sock
         names: the settings of hosts and port, for the error.
 
     Returns:
-        Sockets that listen, so that clients may connect from now on, and that nobody accepts from yet.
+        Sockets that listen. Clients may connect from now on, but nobody accepts them yet.
 
     Raises:
         StartupError: if it can't listen there, with what to do about it.
@@ -111,7 +111,7 @@ def _places(hosts: Sequence[str], port: int, names: tuple[str, str]) -> list[_Pl
             if family in (socket.AF_INET, socket.AF_INET6):
                 place = _Place(host, family, address)  # type: ignore[arg-type]
                 places.setdefault(address, place)
-    # An address that stands for all of its family covers the others of it, and can't be bound beside them.
+    # 0.0.0.0 and :: cover every other address of their family, and can't be bound beside one.
     wild = {place.family: place for place in places.values() if place.address[0] in ("0.0.0.0", "::")}
     return [place for place in places.values() if wild.get(place.family, place) is place]
 
@@ -119,7 +119,7 @@ def _places(hosts: Sequence[str], port: int, names: tuple[str, str]) -> list[_Pl
 def _bind(place: _Place, port: int, *, dual: bool) -> socket.socket:
     sock = socket.socket(place.family, socket.SOCK_STREAM)
     try:
-        # Else a restart has to wait until connections of the process before are forgotten (TIME_WAIT).
+        # Without it a restart has to wait until the kernel forgets the connections of the old process (TIME_WAIT).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if place.family == socket.AF_INET6:
             both = dual and place.address[0] == "::"
@@ -134,7 +134,7 @@ def _bind(place: _Place, port: int, *, dual: bool) -> socket.socket:
 
 
 def _may_do_without(place: _Place, places: list[_Place], exc: OSError) -> bool:
-    """Whether it is the address of a name that has others: localhost is ::1 too, where there is no IPv6."""
+    """Whether the name has other addresses: where there is no IPv6, localhost may still be ::1 and 127.0.0.1."""
     if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or _is_address(place.host):
         return False
     return sum(other.host == place.host for other in places) > 1

@@ -15,11 +15,11 @@ PATIENCE = 1.0
 def notify(state: str) -> bool:
     """Send a state to systemd: ``READY=1``, ``STOPPING=1``, ``RELOADING=1``, ``STATUS=...``, one a line.
 
-    The protocol is one datagram to the socket in ``$NOTIFY_SOCKET`` (sd_notify(3)). Telling is a courtesy: no
-    trouble with it may stop the daemon, so nothing is raised.
+    The protocol is one datagram to the socket in ``$NOTIFY_SOCKET`` (sd_notify(3)). Nothing is raised, because no
+    trouble with systemd may stop the daemon.
 
     Returns:
-        Whether the datagram was handed over. False without a word where systemd did not start the process.
+        Whether the datagram was handed over; False also where systemd did not start the process.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -30,7 +30,7 @@ def notify(state: str) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.settimeout(PATIENCE)
-            # Only of a connected socket does the kernel tell that there is room again.
+            # The kernel says that there is room again for a connected socket only.
             sender.connect(address)
             sender.sendall(state.encode())
     except (OSError, ValueError):

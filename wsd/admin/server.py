@@ -6,9 +6,9 @@ but GET, no request body and no second request. A web framework would bring a ro
 three pages.
 
 A connection that sends no request can't keep a health check out: there are few connections, each has little time, and
-when one more comes the oldest goes.
+when one more comes, the oldest is closed.
 
-Nothing is logged of what comes here. Its own bugs go to the event loop's exception handler, and are answered with 500.
+Requests are not logged. A bug goes to the event loop's exception handler, and the request is answered with 500.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an authorized client may do, whoever says so."""
+"""What an authorized client may do, and who decides that."""
 
 from __future__ import annotations
 

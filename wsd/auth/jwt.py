@@ -1,7 +1,7 @@
 """Tokens: who a client is, which topics it may hear, and until when.
 
 A token is a JWS in its compact form (RFC 7515, section 7.1): three parts of base64url with dots between. It is judged
-in this order, so that whoever has no key causes little work and learns nothing:
+in this order, so that a client without a key causes little work and learns nothing:
 
 1. its size and its form,
 2. its header: ``alg`` is one that the operator allows, and there is no extension that must be understood (``crit``),

@@ -89,8 +89,8 @@ async def while_read(work: Coroutine[Any, Any, None]) -> None:
 
 
 def close_stdout() -> None:
-    """Make what is still buffered go nowhere: whoever read standard output has left (``| head``)."""
-    # At its exit Python flushes, and would complain. https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """Throw away what is still buffered, because the reader of standard output has left (``| head``)."""
+    # At its exit Python flushes the buffer, and would complain. https://docs.python.org/3/library/signal.html#note-on-sigpipe
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

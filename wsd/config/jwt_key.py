@@ -5,9 +5,9 @@ A key that doesn't fit is found at the start, not by the first token, and no lin
 **A shared secret (HS*)** is a file's bytes:
 
 - Printable text is one line, and used as the bytes that it is: hex and base64 are not decoded, because most issuers
-  don't. Line ends behind it are dropped, however many, because no one types those into a secret. What an editor or a
-  shell may have added, and may be meant, is refused: white space around the text, more lines, a byte order mark, UTF-16
-  (PowerShell's ``>``), a character that can't be seen.
+  don't. Line ends behind the text are dropped, however many, because no one types those into a secret. What an editor
+  or a shell may have added, and what may also be meant, is refused: white space around the text, more lines, a byte
+  order mark, UTF-16 (PowerShell's ``>``), a character that can't be seen.
 - Anything else is binary (``openssl rand 32``), and keeps every byte, a line feed at its end too.
 
 **A public key** is the one PEM block in the text. What stands around it has no meaning (RFC 7468, section 2): a byte
@@ -106,7 +106,7 @@ def _read_file(path: Path) -> bytes:
     shown = repr(str(path)[:MAX_PATH_SHOWN])
     try:
         if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
-            # A pipe, as `<(command)` makes one, is empty when the key is read again, and opening it may wait for ever.
+            # `<(command)` makes a pipe. Read again it is empty, and to open it may wait for ever.
             raise _error("jwt_key_file", f"{shown} is no regular file, and the key is read from it more than once")
         with path.open("rb") as file:
             key = file.read(MAX_KEY_FILE + 1)

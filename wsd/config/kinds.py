@@ -108,7 +108,7 @@ def _lower(value: object) -> object:
 
 
 def _items(value: object) -> object:
-    # From a flag, the environment or a credential it is one text; from TOML an array, if one likes.
+    # A flag, the environment and a credential bring one text, TOML a text or an array.
     if isinstance(value, str):
         return tuple(item.strip() for item in value.split(",") if item.strip())
     return value
@@ -122,7 +122,7 @@ def _size(value: object) -> object:
 
 
 def _not_blank(value: object) -> object:
-    # An empty path is the working directory. What left the variable empty was seldom meant.
+    # An empty path would be the working directory. It mostly comes from a variable that was left empty by mistake.
     if isinstance(value, str) and not value.strip():
         raise ValueError
     return value
@@ -138,7 +138,7 @@ def _solid(value: str) -> str:
 
 
 def _bare(value: str | None) -> str | None:
-    # A line end or a blank that a file or a shell added would match no token.
+    # No token would match a text with the line end or the blank that a file or a shell has added.
     if value is not None and (value != value.strip() or not value.isprintable()):
         raise ValueError("a text without white space around it and without control characters")
     return value

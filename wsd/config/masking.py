@@ -24,9 +24,9 @@ def has_password(url: str) -> bool:
 def mask_url(url: str) -> str:
     """Return a URL in which nothing secret is left, whatever shape it is in.
 
-    Everything up to the last ``@`` goes, since a password that was not escaped may hold ``/`` or ``?``. So does what is
-    no host, port, database and name of a master, since it may be a password that lost its ``@``, or that holds one and
-    is the value of an option.
+    Everything up to the last ``@`` goes, because a password that was not escaped may hold ``/`` or ``?``. What is
+    neither host, port, database nor the name of a master goes too, because it may be a password: one that lost its
+    ``@``, or one that holds an ``@`` and is the value of an option.
     """
     if re.fullmatch(BARE_PLACE, url):
         return url

@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @field_validator("jwt_key_file")
     @classmethod
     def _check_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        """Check the key as a whole, at its last field: the others of it are validated by then."""
+        """Check the key. Three settings say what it is; this one is validated last, so the other two are known."""
         if info.data.get("auth") == "jwt" and {"jwt_key", "jwt_algorithms"} <= info.data.keys():
             try:
                 read_key(info.data["jwt_key"], value, info.data["jwt_algorithms"])

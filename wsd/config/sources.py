@@ -115,7 +115,7 @@ class _Reading:
     def _credential(self, file: Path) -> None:
         name = file.name
         try:
-            # The key stays the file it is, see settings().
+            # The key stays a file; settings() says why.
             value = file if name == "jwt_key" else file.read_text("utf-8").removesuffix("\n").removesuffix("\r")
             self._given[name] = _Given(value, f"credential {name}")
         except UnicodeDecodeError:
@@ -127,7 +127,8 @@ class _Reading:
         """Read a TOML file.
 
         Raises:
-            SettingsError: it can't be read. Raised at once: what it would have set can't be missed.
+            SettingsError: it can't be read. Raised before all other mistakes are known, because some of them would only
+                say that a setting is missing which the file holds.
         """
         for name, value in _read_toml(path).items():
             if name in Settings.model_fields:
@@ -184,7 +185,7 @@ class _Reading:
         """
         key = self._given.get("jwt_key")
         if key and isinstance(key.value, Path):
-            # The credential's, and no stronger source has one. Taken as the file it is, a reload reads it anew.
+            # It is the credential's, and no stronger source has one. Taken as a file, it is read again by a reload.
             del self._given["jwt_key"]
             self._given.setdefault("jwt_key_file", key)
         try:
@@ -248,7 +249,7 @@ def _plain(name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    # The text of the system, without the path, which the line names already.
+    # The text of the system, without the path, because the line names the path already.
     return (error.strerror if isinstance(error, OSError) else None) or "it is no path"
 
 

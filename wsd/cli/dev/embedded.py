@@ -1,8 +1,8 @@
 """The Redis-compatible server of ``wsd dev``: fakeredis in a process of its own.
 
-A process, because fakeredis serves each connection from a thread that polls, which a daemon's loop should not share an
-interpreter with. It ends when its standard input does, and that ends with the parent, however that one ended:
-PR_SET_PDEATHSIG would do the same on Linux only, and be tied to the thread that forked.
+A process of its own, because fakeredis serves each connection from a thread that polls, and the daemon's loop should
+not share an interpreter with those. The process ends when its standard input ends, which happens however the parent
+ends. PR_SET_PDEATHSIG would do the same on Linux only, and would be tied to the thread that forked.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EmbeddedRedis:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            # The terminal's Ctrl-C isn't for it: it must outlive the drain.
+            # A group of its own, so that the terminal's Ctrl-C doesn't end it: it must outlive the drain.
             process_group=0,
         )
         assert self._process.stdout is not None
@@ -77,7 +77,7 @@ class EmbeddedRedis:
 def serve() -> None:
     """Serve, say on standard output where, and end with standard input. The program of the process."""
     try:
-        from fakeredis import TcpFakeServer  # here, for the parent can do without it
+        from fakeredis import TcpFakeServer  # here, because the parent can do without it
 
         try:
             server = TcpFakeServer(("127.0.0.1", PORT))

@@ -75,6 +75,6 @@ def run(args: Namespace) -> int:
 
 
 def _hang_up(chosen: Settings) -> Settings:
-    # Here SIGHUP is a terminal that was closed, not an operator; and there is no key to read anew.
+    # Here SIGHUP comes from a terminal that was closed, not from an operator, and there is no key to read again.
     signal.raise_signal(signal.SIGTERM)
     return chosen

@@ -46,9 +46,9 @@ class Publisher:
         self._sharded = is_sharded(deployment, pubsub)
         self._channel = channel
         self._node: Address | None = None  # of a Cluster: where payloads are published
-        self._client: redis.Redis | None = None  # made at the first payload, as that may take a connection
-        self._least = sys.maxsize  # subscribers that got the payload which the fewest got
-        self._most = 0
+        self._client: redis.Redis | None = None  # made at the first payload, because it may need a connection
+        self._least = sys.maxsize  # the smallest number of subscribers that any payload reached
+        self._most = 0  # the largest
 
     def publish(self, batch: Sequence[bytes]) -> None:
         """Publish payloads, with as few exchanges with Redis as will do.
