@@ -362,7 +362,9 @@ class Generator:
     def _count(self, link: Link, data: bytes) -> None:
         if link.sampler is not None:
             link.sampler.now = time.monotonic_ns()
-        link.group.messages += link.scanner.walk(data)
+        if count := link.scanner.walk(data):
+            link.group.messages += count
+            link.group.last_message = time.monotonic_ns()
         link.group.bytes += len(data)
         self._answer(link)
 
@@ -477,7 +479,9 @@ class Generator:
                 self._gone(link, "end of stream")
                 continue
             group.bytes += size
-            group.messages += link.scanner.feed(self._buffer, size)
+            if count := link.scanner.feed(self._buffer, size):
+                group.messages += count
+                group.last_message = time.monotonic_ns()
 
     def _replace(self, group: Group) -> None:
         """Say goodbye to the oldest, and let as many come as have gone."""

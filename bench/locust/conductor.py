@@ -13,7 +13,7 @@ A run is only worth its numbers if it is clear who should have got what. So:
 message            from, to         says
 =================  ===============  ===================================================================
 ``wsd-join``       node, conductor  a user is coming: ``name``, ``kind``
-``wsd-place``      conductor, node  where to: ``name``, ``slot``, ``from_start``
+``wsd-place``      conductor, node  where to: ``name``, ``slot``, ``from_start``; seconds until its turn: ``wait``
 ``wsd-open``       node, conductor  the user's connections are subscribed
 ``wsd-leave``      node, conductor  the user is gone
 ``wsd-fail``       node, conductor  the run makes no sense any more: ``text``
@@ -48,6 +48,7 @@ from bench.load.histogram import Histogram
 from bench.load.publisher import Order
 from bench.locust.node import clock
 from bench.locust.options import OptionError, Options
+from bench.locust.shapes import Shape
 from bench.locust.stats import Second, Timeline
 from bench.measure.machine import cpu_seconds
 from bench.measure.verdicts import GENERATOR_LIMIT
@@ -98,6 +99,7 @@ class Conductor:
         assert runner is not None
         self._runner = runner
         self._users: dict[tuple[str, str], _User] = {}  # by node and name
+        self._first_joined = 0.0  # when the first user of the run came; 0 before
         self._spawned = self._publishing = self._stopping = False
         self._publisher: Publisher | None = None
         self._began = 0.0
@@ -155,6 +157,7 @@ class Conductor:
     def _on_start(self, environment: Environment, **_: object) -> None:
         self.timeline, self.failure, self.storms, self.given_up = Timeline(), "", 0, 0
         self._users.clear()
+        self._first_joined = 0.0
         self.untimed.clear()
         self._spawned = self._publishing = self._stopping = False
         self.published, self._first_at = 0, 0.0
@@ -225,9 +228,16 @@ class Conductor:
         taken = {user.slot for user in self._users.values() if user.kind == kind}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         self._users[msg.node_id, msg.data["name"]] = _User(kind, slot)
-        # In a storm all sequences begin anew.
-        from_start = not self._publishing and self.options is not None and self.options.shape != "storm"
-        place = {"name": msg.data["name"], "slot": slot, "from_start": from_start}
+        shape, now = self._environment.shape_class, time.monotonic()
+        anew = isinstance(shape, Shape) and shape.anew
+        self._first_joined = self._first_joined or now
+        turn = self.options.turn(slot) if self.options is not None else 0.0
+        place = {
+            "name": msg.data["name"],
+            "slot": slot,
+            "from_start": not self._publishing and not anew,
+            "wait": max(self._first_joined + turn - now, 0.0),
+        }
         self._runner.send_message("wsd-place", place, client_id=self._to(msg.node_id))
 
     def _on_open(self, environment: Environment, msg: Message) -> None:
@@ -378,6 +388,8 @@ class Conductor:
         logger.info("Published %d, delivered %d%s", self.published, line.deliveries, f"; {latency}" if latency else "")
         if self.given_up:
             logger.info("wsd gave up %d slow clients", self.given_up)
+        if line.returned:
+            logger.info("Connections that had ended or failed and came back: %d", line.returned)
         for verdict in self.verdicts():
             what, mark, why = verdict.partition(":")
             logger.warning("! %s%s%s", what.upper() if mark else what, mark, why)

@@ -18,14 +18,17 @@ if (ROOT := str(Path(__file__).resolve().parents[2])) not in sys.path:
     sys.path.insert(0, ROOT)
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import gevent  # type: ignore[import-untyped,unused-ignore]
+from flask import request
 from gevent.lock import RLock  # type: ignore[import-untyped,unused-ignore]
 from locust import User, constant_pacing, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
+from locust.web import WebUI
 
 from bench.load.control import GeneratorError, Shard
 from bench.load.histogram import Histogram
@@ -34,14 +37,17 @@ from bench.locust.conductor import Conductor
 from bench.locust.node import Node
 from bench.locust.options import add_options, subscriptions
 from bench.locust.page import add_page
-from bench.locust.shapes import Shape, Soak, Steps, Storm
-from bench.locust.stats import NOT_SUBSCRIBED, Change, Watch, record
+from bench.locust.shapes import SHAPES, Shape, Soak, Steps, Storm
+from bench.locust.stats import MESSAGE, NOT_SUBSCRIBED, SESSION, Change, Watch, record
 from bench.locust.tables import install
 
 __all__ = ["Churner", "Listener", "SlowReader", "Soak", "Steps", "Storm"]
 
 SETTLE = 0.5
 """Seconds for what is under way, where there is no number of messages to wait for."""
+
+LOOK = 0.2
+"""Seconds between two looks at a shard that opens its connections."""
 
 SLOW_LIFE = 30.0
 """Seconds until a SlowReader reconnects. That wsd gave it up it would see when it has read what the kernels still hold
@@ -59,6 +65,7 @@ class ShardUser(User):
     abstract = True
     wait_time = constant_pacing(1.0)
     row = ""  # begins the names of its rows in Locust's statistics
+    keeps_up = True  # whether its deliveries count in Locust's total
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -79,6 +86,7 @@ class ShardUser(User):
     def on_start(self) -> None:
         """Open the shard."""
         self.name, place = self.node.join(self, type(self).__name__)
+        gevent.sleep(place["wait"])
         self.plan = self.make_plan(place["slot"], place["from_start"])
         self.watch = Watch(self.plan.group)
         try:
@@ -89,16 +97,28 @@ class ShardUser(User):
             self.node.opened(self.name, pid)
 
     def _open(self) -> int:
+        self.shard = Shard()
         with self._lock:
-            self.shard = Shard()
-            opened = self.shard.open(self.plan)
-            self._look(self.shard.stats())
-            self.opened_at = time.monotonic()
-        if not opened["subscribed"]:
-            hosts = ", ".join(f"{host}:{port}" for host, port in self.plan.addresses)
-            reasons = ", ".join(f"{reason} ({count})" for reason, count in opened["failures"].items())
-            raise GeneratorError(f"no connection to wsd at {hosts} could be subscribed: {reasons}")
+            self.shard.begin("open", **asdict(self.plan))
+        self._await_opened()
         return self.shard.pid
+
+    def _await_opened(self) -> None:
+        """Report until all connections are subscribed or have failed, which the shard limits."""
+        assert self.shard is not None
+        while True:
+            with self._lock:
+                answer = self.shard.stats()
+                self._look(answer)
+            group = answer["groups"][self.plan.group]
+            if not group["opening"]:
+                break
+            gevent.sleep(LOOK)
+        self.opened_at = time.monotonic()
+        if not group["connections"]:
+            hosts = ", ".join(f"{host}:{port}" for host, port in self.plan.addresses)
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in group["failures"].items())
+            raise GeneratorError(f"no connection to wsd at {hosts} could be subscribed: {reasons}")
 
     def on_stop(self) -> None:
         """End the shard."""
@@ -126,9 +146,8 @@ class ShardUser(User):
             with self._lock:
                 self._look(self.shard.stats())
                 self.watch.reconnected()
-                self.shard.ask("storm", patience=self.plan.timeout + 15, group=self.plan.group)
-                self._look(self.shard.stats())
-                self.opened_at = time.monotonic()
+                self.shard.begin("storm", group=self.plan.group)
+            self._await_opened()
         except (GeneratorError, OSError) as exc:
             self._fail(exc)
 
@@ -168,14 +187,25 @@ class ShardUser(User):
         self.node.saw(change, self.name)
         stats = self.environment.stats
         opening = Counter({text: count for text, count in change.faults.items() if text.startswith(NOT_SUBSCRIBED)})
-        record(stats, f"{self.row}session", count=len(change.setups), times=change.setups, faults=opening)
         record(
             stats,
-            f"{self.row}message",
+            f"{self.row}{SESSION}",
+            count=len(change.setups),
+            times=change.setups,
+            began=change.began,
+            ended=change.looked,
+            faults=opening,
+            total=False,
+        )
+        record(
+            stats,
+            f"{self.row}{MESSAGE}",
             count=change.deliveries,
             times=change.latencies,
+            ended=change.last_message,
             size=change.bytes,
             faults=change.faults - opening,
+            total=self.keeps_up,
         )
 
     def _amiss(self, expected: int, counted: dict[str, Any]) -> Counter[str]:
@@ -228,6 +258,7 @@ class SlowReader(ShardUser):
 
     fixed_count = 1
     row = "slow "
+    keeps_up = False
 
     def make_plan(self, slot: int, from_start: bool) -> Plan:
         """See :meth:`ShardUser.make_plan`."""
@@ -264,9 +295,11 @@ def prepare(environment: Environment, **_: object) -> None:
         environment.host = environment.host or parsed.wsd_hosts or ("started by Locust" if parsed.wsd_own else None)
         conductor = Conductor(environment)
         parsed.num_users = parsed.num_users or users_needed(environment)
-        choose_shape(environment, conductor)
+        Shape.storm = staticmethod(conductor.storm)
+        choose_shape(environment, parsed.wsd_shape)
         if environment.web_ui is not None:
             add_page(environment, environment.web_ui, conductor)
+            add_shape_to_form(environment, environment.web_ui)
     if not isinstance(runner, MasterRunner):
         # After the conductor: when a test starts, it sets what the node then reads.
         NODES[environment] = Node(environment, parsed.wsd_key_file)
@@ -281,13 +314,21 @@ def users_needed(environment: Environment) -> int:
     return sum(kind.fixed_count or listeners for kind in environment.user_classes)
 
 
-def choose_shape(environment: Environment, conductor: Conductor) -> None:
+def choose_shape(environment: Environment, name: str) -> None:
     """Locust takes the first shape that it finds in this file; ours is chosen by option."""
-    parsed = environment.parsed_options
-    assert parsed is not None
-    Shape.conductor = conductor
-    shapes: dict[str, type[Shape]] = {"steps": Steps, "storm": Storm, "soak": Soak}
-    environment.shape_class = None
-    if kind := shapes.get(parsed.wsd_shape):
-        environment.shape_class = kind()
+    kind = SHAPES.get(name)
+    environment.shape_class = kind() if kind is not None else None
+    if environment.shape_class is not None:
         environment.shape_class.runner = environment.runner
+
+
+def add_shape_to_form(environment: Environment, web_ui: WebUI) -> None:
+    """Let the form that starts a run choose the shape. Locust asks for the shape before it reads the form."""
+    assert web_ui.app is not None
+
+    @web_ui.app.before_request
+    def choose() -> None:
+        runner = environment.runner
+        # The same form, with fewer fields, changes a run that is under way.
+        if request.endpoint == "locust.swarm" and runner is not None and runner.state in (STATE_INIT, STATE_STOPPED):
+            choose_shape(environment, request.form.get("wsd_shape", ""))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import gevent  # type: ignore[import-untyped,unused-ignore]
+import psutil  # type: ignore[import-untyped,unused-ignore]
 from gevent.event import AsyncResult  # type: ignore[import-untyped,unused-ignore]
 from locust.env import Environment
 from locust.rpc import Message
@@ -32,7 +33,7 @@ __all__ = ["Member", "Node", "Place", "clock"]
 logger = logging.getLogger("bench.locust")
 
 Place = dict[str, Any]
-"""What the conductor says to a user that joins: ``slot``, ``from_start``."""
+"""What the conductor says to a user that joins: ``slot``, ``from_start``, ``wait``."""
 
 
 def clock() -> str:
@@ -189,32 +190,25 @@ class Node:
     # The charts.
 
     def _second(self) -> Second:
-        return self.seconds.setdefault(int(time.time()), Second())
+        return self.seconds.setdefault(int(time.time()), Second(reported=True))
 
     def _sample(self) -> None:
         """Once a second: what the users have, and what this process and its shards use."""
         before: dict[int, float] = {os.getpid(): cpu_seconds([os.getpid()])}
-        machine_before, at_before = _machine(), time.monotonic()
+        at_before = time.monotonic()
+        psutil.cpu_percent()  # each call tells the share since the one before
         while True:
             gevent.sleep(1.0 - time.time() % 1.0)
             used = {pid: cpu_seconds([pid]) for pid in (os.getpid(), *filter(None, self._shards.values()))}
-            machine, at = _machine(), time.monotonic()
-            second, elapsed = self._second(), at - at_before
+            second, at = self._second(), time.monotonic()
+            elapsed = at - at_before
             second.connections += sum(member.connections for member in self._members.values())
             cores = {pid: (cpu - before.get(pid, 0.0)) / elapsed for pid, cpu in used.items()}
             second.cpu["locust"] = cores.pop(os.getpid())
             second.cpu["shards"] = sum(cores.values())
             second.memory["locust"] = memory_bytes([os.getpid()])
             second.memory["shards"] = memory_bytes(cores)
-            busy, total = machine[0] - machine_before[0], machine[1] - machine_before[1]
-            second.machine = busy / total if total else 0.0
-            before, machine_before, at_before = used, machine, at
+            second.machine = psutil.cpu_percent() / 100
+            before, at_before = used, at
             if not isinstance(self._runner, WorkerRunner):
                 self._runner.send_message("wsd-report", self._report())
-
-
-def _machine() -> tuple[int, int]:
-    """Ticks since the machine started: in which its cores were busy, and all."""
-    # proc_stat(5): user nice system idle iowait irq softirq steal
-    columns = [int(column) for column in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return sum(columns[:3] + columns[5:]), sum(columns)

@@ -18,14 +18,13 @@ from locust.argument_parser import LocustArgumentParser
 
 from bench.load.shard import Plan
 from bench.load.wire import MIN_SIZE
+from bench.locust.shapes import SHAPES
 from bench.servers.server import KEY
 
-__all__ = ["KEY_VARIABLE", "SHAPES", "OptionError", "Options", "add_options"]
+__all__ = ["KEY_VARIABLE", "OptionError", "Options", "add_options", "subscriptions"]
 
 KEY_VARIABLE = "WSD_BENCH_KEY"
 """The environment variable that holds the key, where no file does."""
-
-SHAPES = ("none", "steps", "storm", "soak")
 
 SAMPLED_PER_SECOND = 20_000
 """Messages per second and user that are looked at. One costs 2 µs, so that is a few per cent of a core."""
@@ -76,9 +75,13 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--wsd-churn", type=float, default=10.0, help="connections per second that a Churner replaces")
     add("--wsd-slow", type=int, default=10, help="connections of a SlowReader")
     add("--wsd-slow-bytes", type=int, default=2000, help="bytes per second that each of those reads")
-    # The shape is chosen before the web page is served; its class picker (--class-picker) can change it.
-    text = "how the load changes over time; -u, -r and -t apply"
-    add("--wsd-shape", choices=SHAPES, default="none", include_in_web_ui=False, help=text)
+    add("--wsd-ramp", type=float, default=0.0, help="connections opened per second, over all Listeners; 0: at once")
+    text = "seconds that a client thinks before each of its requests, give or take a half; 0: it sends them together"
+    add("--wsd-think", type=float, default=0.0, help=text)
+    text = "connections that end unasked come back after 1 s, 2 s, 4 s up to 30 s, give or take a half"
+    add("--wsd-reconnect", action="store_true", default=False, help=text)
+    text = "how the load changes over time; users, spawn rate and run time apply"
+    add("--wsd-shape", choices=("none", *SHAPES), default="none", help=text)
     add("--wsd-steps", type=int, default=5, help="steps: from a part of the users to all, in so many steps")
     add("--wsd-step-seconds", type=float, default=30.0, help="steps: seconds on each")
     add("--wsd-storm-seconds", type=float, default=30.0, help="storm: seconds from one to the next")
@@ -102,7 +105,9 @@ class Options:
     churn: float
     slow: int
     slow_bytes: int
-    shape: str
+    ramp: float
+    think: float
+    reconnect: bool
 
     @classmethod
     def read(cls, parsed: Namespace, host: str | None, key_file: str = "") -> Options:
@@ -119,6 +124,9 @@ class Options:
         for name in ("topics", "topics_each", "connections", "rate", "visitors", "slow_bytes", "replicas"):
             if getattr(parsed, f"wsd_{name}") <= 0:
                 raise OptionError(f"--wsd-{name.replace('_', '-')} must be above 0")
+        for name in ("ramp", "think"):
+            if getattr(parsed, f"wsd_{name}") < 0:
+                raise OptionError(f"--wsd-{name} can't be below 0")
         if parsed.wsd_topics_each > parsed.wsd_topics:
             raise OptionError("--wsd-topics-each can't be more than --wsd-topics")
         if parsed.wsd_size < MIN_SIZE:
@@ -138,7 +146,9 @@ class Options:
             churn=parsed.wsd_churn,
             slow=parsed.wsd_slow,
             slow_bytes=parsed.wsd_slow_bytes,
-            shape=parsed.wsd_shape,
+            ramp=parsed.wsd_ramp,
+            think=parsed.wsd_think,
+            reconnect=parsed.wsd_reconnect,
         )
 
     def listener(self, slot: int, from_start: bool) -> Plan:
@@ -160,24 +170,37 @@ class Options:
             first=first % (self.topics // gcd(self.topics, self.topics_each)),
             sampled=int(min(max(SAMPLED_PER_SECOND / per_connection, 4), 50, count)),
             from_start=from_start,
+            reconnect=self.reconnect,
         )
+
+    def turn(self, slot: int) -> float:
+        """Seconds from the first connection of the first Listener to the first one of another.
+
+        Args:
+            slot: the other's number among the Listeners.
+        """
+        return slot * self.connections / self.ramp if self.ramp else 0.0
 
     def churner(self) -> Plan:
         """The shard of a Churner."""
-        return self._plan("visitors", count=self.visitors, sampled=0, from_start=False)
+        return self._plan("visitors", count=self.visitors, reconnect=self.reconnect)
 
     def slow_reader(self) -> Plan:
         """The shard of a SlowReader."""
-        return self._plan(
-            "slow",
-            count=self.slow,
-            sampled=0,
-            from_start=False,
-            slow=self.slow_bytes,
-            receive_buffer=SLOW_RECEIVE_BUFFER,
-        )
+        return self._plan("slow", count=self.slow, slow=self.slow_bytes, receive_buffer=SLOW_RECEIVE_BUFFER)
 
-    def _plan(self, group: str, *, count: int, sampled: int, from_start: bool, first: int = 0, **more: int) -> Plan:
+    def _plan(
+        self,
+        group: str,
+        *,
+        count: int,
+        sampled: int = 0,
+        from_start: bool = False,
+        first: int = 0,
+        reconnect: bool = False,
+        slow: int = 0,
+        receive_buffer: int = 0,
+    ) -> Plan:
         return Plan(
             group=group,
             count=count,
@@ -188,7 +211,11 @@ class Options:
             sampled=sampled,
             from_start=from_start,
             first=first,
-            **more,  # type: ignore[arg-type]  # all of them are numbers of bytes
+            ramp=self.ramp,
+            think=self.think,
+            reconnect=reconnect,
+            slow=slow,
+            receive_buffer=receive_buffer,
         )
 
 

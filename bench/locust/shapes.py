@@ -1,7 +1,7 @@
 """Load shapes: how many users there are at which time.
 
-All read Locust's own options: users, spawn rate, run time. ``--wsd-shape`` chooses one, or ``--class-picker`` on the
-web page.
+All read Locust's own options: users, spawn rate, run time. ``--wsd-shape`` chooses one, on the command line or in the
+form of Locust's page.
 """
 
 # Locust is typed, but not all of it.
@@ -9,14 +9,13 @@ web page.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
 from locust import LoadTestShape
 
-from bench.locust.conductor import Conductor
-
-__all__ = ["Soak", "Steps", "Storm"]
+__all__ = ["SHAPES", "Shape", "Soak", "Steps", "Storm"]
 
 
 class Shape(LoadTestShape):
@@ -24,7 +23,8 @@ class Shape(LoadTestShape):
 
     abstract = True
     use_common_options = True
-    conductor: Conductor | None = None  # set before the first tick
+    anew = False  # whether connections are made anew while messages are published, so that sequences begin anew
+    storm: Callable[[], None] = staticmethod(lambda: None)  # lets everyone reconnect; set before the first tick
 
     def tick(self) -> tuple[int, float] | None:
         """Locust asks once a second: users, and users to start or stop per second; None ends the run."""
@@ -58,6 +58,8 @@ class Steps(Shape):
 class Storm(Shape):
     """All users stay, and again and again all their connections are reset and come back at once."""
 
+    anew = True
+
     def __init__(self) -> None:
         super().__init__()
         self._storms = 0
@@ -70,11 +72,15 @@ class Storm(Shape):
     def users(self) -> int | None:
         """See :meth:`Shape.users`."""
         due = int(self.get_run_time() / self._options().wsd_storm_seconds)
-        if due > self._storms and self.conductor is not None:
+        if due > self._storms:
             self._storms = due
-            self.conductor.storm()
+            self.storm()
         return super().users()
 
 
 class Soak(Shape):
     """All users stay, for hours. Take all user classes: what comes and goes, and what lags, is what leaks."""
+
+
+SHAPES: dict[str, type[Shape]] = {"steps": Steps, "storm": Storm, "soak": Soak}
+"""By the name in ``--wsd-shape``."""

@@ -1,25 +1,31 @@
 """From what a shard counted to Locust's statistics, in bulk, and to the charts, by the second.
 
 A shard counts on; Locust wants what is new. :class:`Watch` makes the difference of two looks, a :class:`Change`.
-:func:`record` puts one into Locust's statistics the way Locust's own master does with a worker's report: as a ready
-:class:`StatsEntry` that extends the one that is there. So a million deliveries cost what one costs.
+:func:`record` puts a change into Locust's statistics the way Locust's own master does with a worker's report: as a
+ready :class:`StatsEntry` that extends the one that is there. So a million deliveries cost what one costs.
 
 Locust's percentiles are over all requests with a response time. A shard takes the time on sampled connections only; the
 other deliveries count as requests without one, which Locust leaves out of its percentiles and averages.
+
+Locust's total is what its page draws and what its rates are measured by. Here the total is the deliveries: a session is
+no message, and its response time is no latency. A session counts in its own row; only its failures count in the total.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from locust.stats import RequestStats, StatsEntry, StatsError, bucket_response_time
 
 from bench.load.histogram import Histogram, middle
 
-__all__ = ["NOT_SUBSCRIBED", "Change", "Second", "Timeline", "Watch", "record"]
+__all__ = ["MESSAGE", "NOT_SUBSCRIBED", "SESSION", "Change", "Second", "Timeline", "Watch", "record"]
+
+MESSAGE, SESSION = "message", "session"
+"""How the names of the rows in Locust's statistics end: what was delivered, and connections up to the subscription."""
 
 LONGEST_TIMELINE = 6 * 3600
 """Seconds that the charts remember."""
@@ -41,6 +47,10 @@ class Change:
     latencies: Histogram = field(default_factory=Histogram)  # publish to receive, of the sampled deliveries
     setups: Histogram = field(default_factory=Histogram)  # connect to subscribed
     left: int = 0  # connections that ended as asked
+    returned: int = 0  # connections that had ended unasked, or failed, and are subscribed again
+    began: float = 0.0  # seconds since 1970: when the first of the two looks was
+    looked: float = 0.0  # the same: when the second look was
+    last_message: float = 0.0  # the same: when the last message came; when the second look was, if none came
     faults: Counter[str] = field(default_factory=Counter)  # what should not have happened
     share: float = 0.0  # of a core, that the shard used
 
@@ -54,9 +64,10 @@ class Watch:
 
     def __init__(self, group: str) -> None:
         self._group = group
-        self._before: dict[str, Any] = {}
-        self._at = 0
-        self._cpu = 0.0
+        self._before: dict[str, Any] = {}  # the last answer's part about the group
+        self._at = 0  # the time of the last answer, in the shard's nanoseconds
+        self._cpu = 0.0  # seconds that the shard had used by then
+        self._looked = time.time()  # seconds since 1970: when the last answer came
 
     def reconnected(self) -> None:
         """All connections were opened anew: the shard has begun its histogram of setups again."""
@@ -64,7 +75,7 @@ class Watch:
 
     def look(self, answer: dict[str, Any]) -> Change:
         """Take an answer to ``stats`` or ``drain``; return what is new."""
-        now, before = answer["groups"][self._group], self._before
+        now, before, looked = answer["groups"][self._group], self._before, time.time()
         seconds, cpu = (answer["at"] - self._at) / 1e9, answer["cpu"] - self._cpu
 
         def new(name: str) -> int:
@@ -80,6 +91,10 @@ class Watch:
             latencies=Histogram(now["latencies"]).since(Histogram(before.get("latencies"))),
             setups=Histogram(now["setups"]).since(Histogram(before.get("setups"))),
             left=new("left"),
+            returned=new("returned"),
+            began=self._looked,
+            looked=looked,
+            last_message=looked - (answer["at"] - now["last_message"]) / 1e9 if new("last_message") else looked,
             share=cpu / seconds if self._at and seconds else 0.0,
         )
         # A message that comes late after all was lost for a while, and then is out of order too. Redis and wsd keep the
@@ -93,7 +108,7 @@ class Watch:
         change.faults.update(_endings(counted("closes"), counted("broken")))
         for text, count in counted("notes").items():
             change.faults[f"unexpected message: {text}"] = count
-        self._before, self._at, self._cpu = now, answer["at"], answer["cpu"]
+        self._before, self._at, self._cpu, self._looked = now, answer["at"], answer["cpu"], looked
         return change
 
 
@@ -113,9 +128,12 @@ def record(
     name: str,
     *,
     count: int,
-    times: Histogram | None = None,
+    times: Histogram,
+    ended: float,
+    began: float = 0.0,
     size: int = 0,
     faults: Counter[str] | None = None,
+    total: bool = True,
 ) -> None:
     """Add many requests to Locust's statistics.
 
@@ -124,32 +142,37 @@ def record(
         name: of the row.
         count: requests.
         times: response times of some of them, of all, or of none.
+        ended: seconds since 1970: when the last one was.
+        began: the same: since when. A row's rate counts from there, but that of messages from the first message.
         size: bytes of all responses.
         faults: failures, by their text.
+        total: whether the requests count in Locust's total. Failures always do.
     """
-    now, times, faults = time.time(), times or Histogram(), faults or Counter()
-    batch = StatsEntry(stats, name, METHOD)
+    faults = faults or Counter()
+    requests, failures = StatsEntry(stats, name, METHOD), StatsEntry(stats, name, METHOD)
+    requests.start_time = began or ended
     if count:
-        batch.num_requests = count
-        batch.num_none_requests = count - len(times)
-        batch.num_reqs_per_sec[int(now)] = count
-        batch.last_request_timestamp = now
-        batch.total_content_length = size
+        requests.num_requests = count
+        requests.num_none_requests = count - len(times)
+        requests.num_reqs_per_sec[int(ended)] = count
+        requests.last_request_timestamp = ended
+        requests.total_content_length = size
     if times.counts:
         buckets = sorted((middle(number) / 1000, each) for number, each in times.counts.items())
         # Locust says int; it computes with fractions all the same, and its web page shows them.
-        total = cast(int, sum(value * each for value, each in buckets))
-        batch.total_response_time = total
-        batch.min_response_time = cast(int, round(buckets[0][0], 2))
-        batch.max_response_time = cast(int, round(buckets[-1][0], 2))
+        requests.total_response_time = cast(int, sum(value * each for value, each in buckets))
+        requests.min_response_time = cast(int, round(buckets[0][0], 2))
+        requests.max_response_time = cast(int, round(buckets[-1][0], 2))
         for value, each in buckets:
-            batch.response_times[_rounded(value)] += each
+            requests.response_times[_rounded(value)] += each
     if failed := sum(faults.values()):
-        batch.num_failures = failed
-        batch.num_fail_per_sec[int(now)] = failed
+        failures.num_failures = failed
+        failures.num_fail_per_sec[int(time.time())] = failed
     if count or failed:
-        stats.get(name, METHOD).extend(batch)
-        stats.total.extend(batch)
+        for entry in (stats.get(name, METHOD), stats.total):
+            entry.extend(failures)
+            if total or entry is not stats.total:
+                entry.extend(requests)
     for text, each in faults.items():
         error = stats.errors.setdefault(StatsError.create_key(METHOD, name, text), StatsError(METHOD, name, text))
         error.occurred()
@@ -171,10 +194,12 @@ def _rounded(milliseconds: float) -> int:
 class Second:
     """What all generators, or one, saw in one second. Those of several add up."""
 
+    reported: bool = False  # whether any generator has said what it saw; else nothing of it was measured
     deliveries: int = 0
     latencies: Histogram = field(default_factory=Histogram)
     setups: Histogram = field(default_factory=Histogram)
     faults: int = 0
+    returned: int = 0  # connections that are subscribed again
     connections: int = 0
     generator: float = 0.0  # share of its core that the busiest shard used
     machine: float = 0.0  # share of all cores that were busy, on the busiest machine
@@ -187,14 +212,17 @@ class Second:
         self.latencies.merge(change.latencies)
         self.setups.merge(change.setups)
         self.faults += sum(change.faults.values())
+        self.returned += change.returned
         self.generator = max(self.generator, change.share)
 
     def merge(self, other: Second) -> None:
         """Add what another generator saw."""
+        self.reported |= other.reported
         self.deliveries += other.deliveries
         self.latencies.merge(other.latencies)
         self.setups.merge(other.setups)
         self.faults += other.faults
+        self.returned += other.returned
         self.connections += other.connections
         self.generator = max(self.generator, other.generator)
         self.machine = max(self.machine, other.machine)
@@ -205,7 +233,8 @@ class Second:
 
     def dump(self) -> dict[str, Any]:
         """For a message to the master."""
-        return self._plain() | {"latencies": self.latencies.dump(), "setups": self.setups.dump()}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        return plain | {"latencies": self.latencies.dump(), "setups": self.setups.dump()}
 
     @classmethod
     def load(cls, dumped: dict[str, Any]) -> Second:
@@ -214,26 +243,21 @@ class Second:
         return cls(**(dumped | histograms))
 
     def chart(self) -> dict[str, Any]:
-        """For the charts: percentiles instead of histograms."""
-        return self._plain() | {"latency": _percentiles(self.latencies), "setup": _percentiles(self.setups)}
-
-    def _plain(self) -> dict[str, Any]:
-        """What is a number already, or a dictionary of numbers."""
+        """For the charts: percentiles instead of histograms, and nothing that wasn't measured."""
+        counts = ("deliveries", "faults", "returned", "connections", "generator", "machine")
         return {
-            "deliveries": self.deliveries,
-            "faults": self.faults,
-            "connections": self.connections,
-            "generator": self.generator,
-            "machine": self.machine,
+            **({name: getattr(self, name) for name in counts} if self.reported else {}),
             "cpu": self.cpu,
             "memory": self.memory,
+            "latency": _percentiles(self.latencies),
+            "setup": _percentiles(self.setups),
         }
 
 
-def _percentiles(histogram: Histogram) -> dict[str, float | None]:
+def _percentiles(histogram: Histogram) -> dict[str, float]:
     """In milliseconds."""
     found = {name: histogram.percentile(float(name[1:])) for name in ("p50", "p99", "p99.9")}
-    return {name: None if value is None else value / 1000 for name, value in found.items()}
+    return {name: value / 1000 for name, value in found.items() if value is not None}
 
 
 class Timeline:
@@ -243,6 +267,7 @@ class Timeline:
         self.seconds: dict[int, Second] = {}
         self.latencies = Histogram()  # of the whole run
         self.deliveries = 0
+        self.returned = 0  # connections that were subscribed again after they had ended unasked, or failed
 
     def at(self, second: int) -> Second:
         """The given second, new if nothing is known of it."""
@@ -257,6 +282,7 @@ class Timeline:
         self.at(second).merge(other)
         self.latencies.merge(other.latencies)
         self.deliveries += other.deliveries
+        self.returned += other.returned
 
     def charts(self, after: int, before: int) -> list[dict[str, Any]]:
         """The seconds between two, without these."""

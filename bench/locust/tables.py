@@ -1,8 +1,8 @@
-"""Locust's tables, in files and on the terminal, as this suite needs them.
+"""Locust's tables as this suite needs them: in files, on the terminal, and in what Locust's own page is fed with.
 
-Locust's own print whole milliseconds, of which wsd's latencies are a part; a 0 where nothing was timed; and into the
-files only what was known at the last full second, though the end of a run is waited for after that. Its page and its
-JSON have the fractions, and the page a 0 for what was not timed.
+Locust's own print whole milliseconds, of which wsd's latencies are a part. They print 0 where nothing was timed. They
+take a row's rate over the time of all rows, although sessions are made before the first message. And the files miss
+what came after the last full second, although the end of a run is waited for after that.
 """
 
 # Locust is typed, but not all of it.
@@ -11,7 +11,7 @@ JSON have the fractions, and the page a 0 for what was not timed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -27,52 +27,117 @@ from locust.stats import (
     sort_stats,
 )
 
+from bench.locust.stats import SESSION
+
 __all__ = ["install"]
 
-UNTIMED = "N/A"
-"""In a file, where nothing was timed: Locust's own word for percentiles of nothing."""
+UNMEASURED = "N/A"
+"""In a file, where nothing was measured: Locust's own word for percentiles of nothing."""
 
-Cell = float | str
+WIDTH = 30
+"""Characters of a name on the terminal."""
+
+SUMMARY = {
+    "# reqs": "Request Count",
+    "# fails": "Failure Count",
+    "Avg": "Average Response Time",
+    "Min": "Min Response Time",
+    "Max": "Max Response Time",
+    "Med": "Median Response Time",
+    "req/s": "Requests/s",
+    "failures/s": "Failures/s",
+}
+"""The terminal's columns, and the names that the same columns have in a file."""
+
+Row = dict[str, float | str]
+"""What was measured of an entry, by the names of the columns in a file."""
 
 
 def install() -> None:
     """Take the place of Locust's own. To be called before Locust makes its writers: while it reads the locustfile."""
     # Locust looks these names up when it needs them; there is no hook for it.
-    for name, ours in (
-        ("StatsCSV", Tables),
-        ("StatsCSVFileWriter", FileTables),
-        ("get_stats_summary", summary),
-        ("get_percentile_stats_summary", percentile_summary),
+    for place, name, ours in (
+        (locust_stats, "StatsCSV", Tables),
+        (locust_stats, "StatsCSVFileWriter", FileTables),
+        (locust_stats, "get_stats_summary", summary),
+        (locust_stats, "get_percentile_stats_summary", percentile_summary),
+        (StatsEntry, "to_dict", for_page),
     ):
-        assert hasattr(locust_stats, name), name
-        setattr(locust_stats, name, ours)
+        assert hasattr(place, name), name
+        setattr(place, name, ours)
 
 
-def _timed(entry: StatsEntry) -> bool:
+# What was measured.
+
+
+def measured(
+    entry: StatsEntry, percentiles: Sequence[float], *, rates_now: bool = False, times_now: bool = False
+) -> Row:
+    """What was measured of an entry.
+
+    Args:
+        entry: the entry.
+        percentiles: from 0 to 1.
+        rates_now: the rates of the last ten seconds, instead of those of the run.
+        times_now: the percentiles of the last ten seconds, instead of those of the run.
+    """
+    row: Row = {
+        "Type": entry.method or "",
+        "Name": entry.name,
+        "Request Count": entry.num_requests,
+        "Failure Count": entry.num_failures,
+        "Failures/s": round(entry.current_fail_per_sec if rates_now else entry.total_fail_per_sec, 2),
+    }
+    if entry.total_content_length:
+        row["Average Content Size"] = entry.avg_content_length
+    if entry.num_requests:
+        row["Requests/s"] = round(entry.current_rps if rates_now else rate(entry), 2)
+    if timed(entry):
+        row["Median Response Time"] = _milliseconds(entry.median_response_time)
+        row["Average Response Time"] = _milliseconds(entry.avg_response_time)
+        row["Min Response Time"] = _milliseconds(entry.min_response_time or 0)
+        row["Max Response Time"] = _milliseconds(entry.max_response_time)
+        look_up: Callable[[float], int | None] = entry.get_response_time_percentile
+        if times_now and entry.use_response_times_cache:
+            look_up = entry.get_current_response_time_percentile
+        for name, percentile in zip(get_readable_percentiles(list(percentiles)), percentiles, strict=True):
+            if (value := look_up(percentile)) is not None:
+                row[name] = _milliseconds(value)
+    return row
+
+
+def timed(entry: StatsEntry) -> bool:
+    """Whether any request of an entry has a response time."""
     return entry.num_requests > entry.num_none_requests
 
 
-def _times(entry: StatsEntry) -> list[Cell]:
-    """Median, average, least and most, in milliseconds."""
-    if not _timed(entry):
-        return [UNTIMED] * 4
-    values = (
-        entry.median_response_time,
-        entry.avg_response_time,
-        entry.min_response_time or 0,
-        entry.max_response_time,
-    )
-    return [round(float(value), 2) for value in values]
+def rate(entry: StatsEntry) -> float:
+    """Requests per second: of messages from the first to the last one, of sessions while they were made."""
+    if not entry.name.endswith(SESSION):
+        return float(entry.total_rps)
+    seconds = (entry.last_request_timestamp or 0.0) - entry.start_time
+    return entry.num_requests / seconds if seconds > 0 else 0.0
 
 
-def _percentiles(entry: StatsEntry, percentiles: Iterable[float], *, current: bool = False) -> list[Cell]:
-    if not _timed(entry):
-        return [UNTIMED for _ in percentiles]
-    if current and entry.use_response_times_cache:
-        found = [entry.get_current_response_time_percentile(each) for each in percentiles]
+def _milliseconds(value: float) -> float:
+    return round(float(value), 2)
+
+
+# Locust's page, and its HTML file.
+
+_for_page = StatsEntry.to_dict
+
+
+def for_page(entry: StatsEntry, escape_string_values: bool = False) -> dict[str, Any]:
+    """What Locust's page and its HTML file show of an entry. They show "NaN" for a text that they want to round."""
+    shown: dict[str, Any] = _for_page(entry, escape_string_values)
+    shown["total_rps"] = rate(entry)
+    if timed(entry):
+        shown["min_response_time"] = _milliseconds(entry.min_response_time or 0)
+        shown["max_response_time"] = _milliseconds(entry.max_response_time)
     else:
-        found = [entry.get_response_time_percentile(each) for each in percentiles]
-    return [UNTIMED if value is None else round(float(value), 2) for value in found]
+        shown |= {name: UNMEASURED for name in shown if "response_time" in name}
+    return shown
 
 
 # Files.
@@ -84,11 +149,8 @@ class Tables(StatsCSV):
     def _requests_data_rows(self, csv_writer: Any) -> None:
         stats = self.environment.stats
         for entry in chain(sort_stats(stats.entries), [stats.total]):
-            counts = (entry.method or "", entry.name, entry.num_requests, entry.num_failures)
-            rates = (entry.avg_content_length, entry.total_rps, entry.total_fail_per_sec)
-            csv_writer.writerow(
-                [*counts, *_times(entry), *rates, *_percentiles(entry, self.percentiles_to_report)],
-            )
+            row = measured(entry, self.percentiles_to_report)
+            csv_writer.writerow([row.get(column, UNMEASURED) for column in self.requests_csv_columns])
 
 
 class FileTables(Tables, StatsCSVFileWriter):
@@ -102,23 +164,11 @@ class FileTables(Tables, StatsCSVFileWriter):
 
     def _stats_history_data_rows(self, csv_writer: Any, now: float) -> None:
         stats, runner = self.environment.stats, self.environment.runner
-        users = runner.user_count if runner is not None else 0
+        moment: Row = {"Timestamp": int(now), "User Count": runner.user_count if runner is not None else 0}
         for entry in chain(sort_stats(stats.entries) if self.full_history else [], [stats.total]):
-            csv_writer.writerow(
-                [
-                    int(now),
-                    users,
-                    entry.method or "",
-                    entry.name,
-                    f"{entry.current_rps:2f}",
-                    f"{entry.current_fail_per_sec:2f}",
-                    *_percentiles(entry, self.percentiles_to_report, current=self.full_history),
-                    entry.num_requests,
-                    entry.num_failures,
-                    *_times(entry),
-                    entry.avg_content_length,
-                ]
-            )
+            row = moment | measured(entry, self.percentiles_to_report, rates_now=True, times_now=self.full_history)
+            columns = (column.removeprefix("Total ") for column in self.stats_history_csv_columns)
+            csv_writer.writerow([row.get(column, UNMEASURED) for column in columns])
 
     def _finish(self, environment: Environment, **_: object) -> None:
         """Write what has come since the last second."""
@@ -135,44 +185,27 @@ class FileTables(Tables, StatsCSVFileWriter):
 
 # The terminal.
 
-WIDTH = 30
-"""Characters of a name."""
-
 
 def summary(stats: RequestStats, current: bool = True) -> list[str]:
     """What was requested, and how long it took in milliseconds."""
-    heads = ("# reqs", "# fails", "Avg", "Min", "Max", "Med", "req/s", "failures/s")
-
-    def cells(entry: StatsEntry) -> list[Cell]:
-        rates = entry.current_rps if current else entry.total_rps, _failures_per_second(entry, current)
-        median, *others = _times(entry)
-        return [entry.num_requests, entry.num_failures, *others, median, *(f"{rate:.2f}" for rate in rates)]
-
-    return list(_table(stats, heads, cells))
+    return list(_table(stats, SUMMARY, [], current))
 
 
 def percentile_summary(stats: RequestStats) -> list[str]:
     """Percentiles in milliseconds."""
-    heads = (*get_readable_percentiles(PERCENTILES_TO_REPORT), "# reqs")
-    rows = _table(stats, heads, lambda entry: [*_percentiles(entry, PERCENTILES_TO_REPORT), entry.num_requests])
-    return ["Response time percentiles, ms", *rows]
+    names = get_readable_percentiles(PERCENTILES_TO_REPORT)
+    columns = {name: name for name in names} | {"# reqs": "Request Count"}
+    return ["Response time percentiles, ms", *_table(stats, columns, PERCENTILES_TO_REPORT, False)]
 
 
-def _failures_per_second(entry: StatsEntry, current: bool) -> float:
-    return float(entry.current_fail_per_sec if current else entry.total_fail_per_sec)
-
-
-def _table(stats: RequestStats, heads: Iterable[str], cells: Any) -> Iterator[str]:
-    """A row for each name, and one for all."""
-    rows = [(f"{entry.method} {entry.name}", cells(entry)) for entry in sort_stats(stats.entries)]
-    rows.append((stats.total.name, cells(stats.total)))
-    shown = [("", list(heads)), *((name, [_shown(cell) for cell in row]) for name, row in rows)]
-    widths = [max(len(row[column]) for _, row in shown) for column in range(len(shown[0][1]))]
-    for number, (name, row) in enumerate(shown):
-        if number in (1, len(shown) - 1):
+def _table(stats: RequestStats, columns: dict[str, str], percentiles: Sequence[float], now: bool) -> Iterator[str]:
+    """A row for each entry, and one for all."""
+    table: list[tuple[str, Iterable[str]]] = [("", columns)]
+    for entry in chain(sort_stats(stats.entries), [stats.total]):
+        row = measured(entry, percentiles, rates_now=now)
+        table.append((f"{entry.method} {entry.name}".strip(), [str(row.get(name, "-")) for name in columns.values()]))
+    widths = [max(map(len, cells)) for cells in zip(*(cells for _, cells in table), strict=True)]
+    for number, (name, cells) in enumerate(table):
+        if number in (1, len(table) - 1):
             yield "-" * (WIDTH + sum(widths) + 2 * len(widths))
-        yield f"{name:{WIDTH}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-
-
-def _shown(cell: Cell) -> str:
-    return "-" if cell == UNTIMED else str(cell)
+        yield f"{name:{WIDTH}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))

@@ -1,7 +1,4 @@
-"""Locust's front of the suite, as its users start it: in processes of its own, against a real Redis and a real wsd.
-
-Never imported here: ``import locust`` replaces half of the standard library by gevent's.
-"""
+"""Locust's front of the suite as its users start it, against a real Redis and a real wsd. All runs go at once."""
 
 from __future__ import annotations
 
@@ -13,53 +10,54 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+from redis import Redis
 
 from bench.load.wire import pad, payload, topic_name
+from bench.processes import Program, free_port
+from bench.servers.process import RedisServer
+from bench.servers.server import KEY
+from bench.servers.wsd import WsdServer
 from tests import ROOT
-from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
+from tests.lib.servers import PATIENCE
 
 pytestmark = pytest.mark.skipif(find_spec("locust") is None, reason="needs the extra bench")
 
-
 FILE = ROOT / "bench" / "locust" / "locustfile.py"
-KEY = "a secret that is long enough for HS256, and nobody's"
-CONNECTIONS = 40
 TOPICS = 4
 SUBSCRIBERS = 30
 RATE = 100
 
 
 class Locust:
-    """``locust`` with the suite's file."""
+    """``locust`` with the suite's file.
 
-    def __init__(self, *arguments: object) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "locust",
-            "-f",
-            str(ROOT / "bench" / "locust" / "locustfile.py"),
-            *map(str, arguments),
-        ]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    Args:
+        arguments: what follows the file on the command line.
+    """
+
+    def __init__(self, arguments: str) -> None:
+        self.web = free_port()
+        command = f"{sys.executable} -m locust -f {FILE} --web-host 127.0.0.1 --web-port {self.web} {arguments}"
+        self.program = Program(command.split(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.lines: list[str] = []
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self.program.stdout:
             with self._grown:
-                self.lines.append(line)
+                self.lines.append(line.decode())
                 self._grown.notify_all()
 
     @property
@@ -70,56 +68,86 @@ class Locust:
         with self._grown:
             assert self._grown.wait_for(lambda: words in self.log, PATIENCE), self.log
 
+    def get(self, path: str, **form: object) -> str:
+        """What its page answers, once it does; a form is posted."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                data = urlencode(form).encode() if form else None
+                with urlopen(f"http://127.0.0.1:{self.web}{path}", data, timeout=PATIENCE) as response:
+                    return str(response.read().decode())
+            except ConnectionError:
+                assert time.monotonic() < deadline and self.program.status is None, self.log
+                time.sleep(0.1)
+
+    def eventually(self, path: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """What its page answers, once something is true of that."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition(answer := json.loads(self.get(path))):
+            assert time.monotonic() < deadline, answer
+            time.sleep(0.1)
+        return dict(answer)
+
     def end(self) -> int:
-        status = self.process.wait(PATIENCE)
+        """End it as an operator does, unless it has ended; return its exit status."""
+        if self.program.status is None:
+            self.program.signal(SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end; return its exit status."""
+        status = self.program.wait(PATIENCE)
         self._reader.join()
         return status
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def close(self) -> None:
+        self.program.kill()
         self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.program.stdout.close()
 
 
-@pytest.fixture
-def start_locust() -> Iterator[Callable[..., Locust]]:
-    """Starts Locust."""
-    started: list[Locust] = []
+class Runs:
+    """Four runs that go at once."""
 
-    def start(*arguments: object) -> Locust:
-        started.append(Locust(*arguments))
-        return started[-1]
+    def __init__(self, folder: Path, redis: RedisServer, wsd: WsdServer) -> None:
+        self.redis, self.folder = redis, folder
+        key, other = folder / "key", folder / "other"
+        key.write_text(KEY + "\n")
+        other.write_text("quite another secret, of which wsd knows nothing")
+        servers = f"""
+            --wsd-hosts 127.0.0.1:{wsd.port} --wsd-admin 127.0.0.1:{wsd.admin_port}
+            --wsd-redis-url redis://127.0.0.1:{redis.port}"""
+        load = f"--wsd-connections 40 --wsd-topics {TOPICS} --wsd-subscribers {SUBSCRIBERS} --wsd-rate {RATE}"
+        ramp = "--wsd-ramp 400 --wsd-think 0.05 --wsd-visitors 5 --wsd-churn 20 --wsd-slow 2"
+        files = f"--json-file {folder}/all --csv {folder}/all --csv-full-history"
+        self.all_classes = Locust(f"--headless -r 10 {servers} {load} {ramp} {files} --wsd-key-file {key}")
+        self.refused = Locust(f"--headless {servers} {load} --wsd-key-file {other} Listener")
+        # These publish elsewhere, because what one run publishes must not reach the clients of another.
+        self.shaped = Locust("--wsd-own --wsd-connections 20")
+        port = free_port()
+        processes = f"--processes 2 --master-bind-port {port} --master-port {port} --autostart"
+        self.workers = Locust(f"{processes} -r 10 --wsd-own {load} --json-file {folder}/workers Listener")
 
-    yield start
-    for each in started:
-        each.kill()
+    def entries(self, name: str) -> dict[str, Any]:
+        """The statistics of a run in its JSON file, by the name of the row."""
+        return {entry["name"]: entry for entry in json.loads((self.folder / f"{name}.json").read_text())}
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """A file of the run with all classes."""
+        return [*csv.DictReader(StringIO((self.folder / f"all_{name}.csv").read_text()))]
+
+    def close(self) -> None:
+        for run in (self.all_classes, self.shaped, self.refused, self.workers):
+            run.close()
 
 
-@pytest.fixture
-def load(own_redis: RedisServer, start_daemon: Callable[..., Daemon], tmp_path: Path) -> list[object]:
-    """Options of a run against a daemon that asks for tokens."""
-    key = tmp_path / "key"
-    key.write_text(KEY + "\n")
-    key.chmod(0o600)
-    daemon = start_daemon("--port", "0", "--admin-port", "0", "--redis-url", own_redis.url, "--jwt-key-file", str(key))
-    options = {
-        "wsd-hosts": f"127.0.0.1:{daemon.port}",
-        "wsd-admin": f"127.0.0.1:{daemon.admin_port}",
-        "wsd-redis-url": own_redis.url,
-        "wsd-key-file": key,
-        "wsd-connections": CONNECTIONS,
-        "wsd-topics": TOPICS,
-        "wsd-subscribers": SUBSCRIBERS,
-        "wsd-rate": RATE,
-    }
-    return [part for name, value in options.items() for part in (f"--{name}", value)]
-
-
-def entries(path: Path) -> dict[str, Any]:
-    """Locust's statistics by the name of the row."""
-    return {entry["name"]: entry for entry in json.loads(path.with_suffix(".json").read_text())}
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        started = Runs(tmp_path_factory.mktemp("locust"), redis, stack.enter_context(WsdServer(redis)))
+        stack.callback(started.close)
+        yield started
 
 
 def published(locust: Locust) -> int:
@@ -129,153 +157,91 @@ def published(locust: Locust) -> int:
     return int(found[1])
 
 
-def check_counts(locust: Locust, stats: dict[str, Any]) -> None:
-    """Every subscriber got every message of its topic, and every session was made."""
-    assert published(locust) >= RATE
-    assert stats["message"]["num_requests"] == published(locust) * SUBSCRIBERS
-    assert stats["message"]["num_failures"] == 0
-    assert 0 < sum(stats["message"]["response_times"].values()) <= stats["message"]["num_requests"]
-    assert stats["session"]["num_requests"] == sum(stats["session"]["response_times"].values()) == TOPICS * SUBSCRIBERS
-
-
-def check_tables(locust: Locust, path: Path, stats: dict[str, Any]) -> None:
-    """The files of --csv and the terminal say the same as the JSON, with fractions of milliseconds."""
-    with path.with_name(f"{path.name}_stats.csv").open() as file:
-        rows = {row["Name"]: row for row in csv.DictReader(file)}
-    with path.with_name(f"{path.name}_stats_history.csv").open() as file:
-        *_, last = csv.DictReader(file)
-    assert int(rows["message"]["Request Count"]) == stats["message"]["num_requests"]
-    assert int(rows["session"]["Request Count"]) == stats["session"]["num_requests"]
-    assert int(last["Total Request Count"]) == int(rows["Aggregated"]["Request Count"])
-    assert any(float(rows["message"][name]) % 1 for name in ("50%", "66%", "75%", "80%", "90%", "95%", "99%"))
-    # From the first message to the last report: the seconds in which the clients came would make it a part of that.
-    seconds = stats["message"]["num_requests"] / float(rows["message"]["Requests/s"])
-    found = re.search(r"Published \d+ messages in ([\d.]+) s", locust.log)
-    assert found and seconds > float(found[1]) * 0.9
-
-
-def test_headless(start_locust: Callable[..., Locust], load: list[object], tmp_path: Path) -> None:
-    files = ["--json-file", tmp_path / "stats", "--csv", tmp_path / "table", "--csv-full-history"]
-    locust = start_locust("--headless", "-t", "5s", "-r", "10", *files, *load, "Listener")
-    assert locust.end() == 0, locust.log
-    check_counts(locust, entries(tmp_path / "stats"))
-    check_tables(locust, tmp_path / "table", entries(tmp_path / "stats"))
-    assert 'Listener": 3}' in locust.log  # as many users as 4 x 30 subscribers need, at 40 each
+def test_every_message_is_counted_and_what_comes_twice_is_a_failure(runs: Runs) -> None:
+    locust = runs.all_classes
+    locust.wait_for("Publishing")
+    with Redis(port=runs.redis.port) as client:
+        client.publish(topic_name(0), payload(0, 0, time.monotonic_ns(), pad(100)))
+    locust.wait_for("WS visitor message")
+    assert locust.end() == 1, locust.log
+    assert 'Listener": 3' in locust.log  # as many users as 4 x 30 subscribers need, at 40 each
     assert KEY not in locust.log
-
-
-def test_all_classes(start_locust: Callable[..., Locust], load: list[object], tmp_path: Path) -> None:
-    few = ["--wsd-visitors", "5", "--wsd-churn", "20", "--wsd-slow", "2", "--csv", tmp_path / "table"]
-    locust = start_locust("--headless", "-t", "5s", "-r", "10", "--json-file", tmp_path / "stats", *load, *few)
-    assert locust.end() == 0, locust.log
-    with (tmp_path / "table_stats.csv").open() as file:
-        rows = {row["Name"]: row for row in csv.DictReader(file)}
-    # Messages to visitors are counted and not timed: that is no 0.
-    assert int(rows["visitor message"]["Request Count"]) > 0
-    assert {rows["visitor message"][name] for name in ("50%", "99%", "Median Response Time")} == {"N/A"}
-    stats = entries(tmp_path / "stats")
-    check_counts(locust, stats)
+    stats = runs.entries("all")
+    message, session = stats["message"], stats["session"]
+    assert published(locust) > 0
+    assert message["num_requests"] == published(locust) * SUBSCRIBERS + SUBSCRIBERS
+    assert 0 < sum(message["response_times"].values()) <= message["num_requests"]
+    assert session["num_requests"] == sum(session["response_times"].values()) == TOPICS * SUBSCRIBERS
+    # So few connections are all sampled.
+    failures = [(row["Name"], row["Error"], int(row["Occurrences"])) for row in runs.table("failures")]
+    assert failures == [("message", "duplicated (on sampled connections)", SUBSCRIBERS)]
     assert stats["visitor session"]["num_requests"] > 5
     assert stats["slow session"]["num_requests"] == 2
 
 
-def test_storm(start_locust: Callable[..., Locust], load: list[object], tmp_path: Path) -> None:
-    shape = ["--wsd-shape", "storm", "--wsd-storm-seconds", "2", "-t", "5s", "-r", "10"]
-    locust = start_locust("--headless", "--json-file", tmp_path / "stats", *load, *shape, "Listener")
+def test_files_and_terminal_say_the_same(runs: Runs) -> None:
+    locust = runs.all_classes
+    stats = runs.entries("all")
+    rows = {row["Name"]: row for row in runs.table("stats")}
+    *_, last = runs.table("stats_history")
+    for name in ("message", "session", "visitor message"):
+        assert int(rows[name]["Request Count"]) == stats[name]["num_requests"]
+    assert int(last["Total Request Count"]) == int(rows["Aggregated"]["Request Count"])
+    assert any(float(rows["message"][name]) % 1 for name in ("50%", "66%", "75%", "80%", "90%", "95%", "99%"))
+    # Messages to visitors are counted and not timed: that is no 0.
+    assert {rows["visitor message"][name] for name in ("50%", "99%", "Median Response Time")} == {"N/A"}
+    assert re.search(r"^WS message +\d+ +\d+ +\d+\.\d+ ", locust.log, re.MULTILINE), locust.log
+    # The rate is that of what was delivered, from the first message to the last.
+    seconds = stats["message"]["num_requests"] / float(rows["message"]["Requests/s"])
+    found = re.search(r"Published \d+ messages in ([\d.]+) s", locust.log)
+    assert found and seconds == pytest.approx(float(found[1]), rel=0.25)
+
+
+def test_a_run_that_cannot_be_says_why(runs: Runs) -> None:
+    assert runs.refused.ended() == 1, runs.refused.log
+    assert re.search("The run failed: .*session unauthorized", runs.refused.log)
+    assert "Traceback" not in runs.refused.log
+
+
+def test_the_form_chooses_the_shape(runs: Runs) -> None:
+    locust = runs.shaped
+    page = locust.get("/")
+    assert 'href="./wsd"' in page
+    assert '"wsd_shape"' in page
+    form = {"user_count": 1, "spawn_rate": 1, "host": "", "wsd_rate": RATE, "wsd_storm_seconds": 1}
+    answer = json.loads(locust.get("/swarm", **form, wsd_shape="storm", user_classes="Listener"))
+    assert "Storm" in answer["message"], answer
+    locust.wait_for("Storm 1: everyone reconnects")
+
+    def sessions(stats: dict[str, Any]) -> int:
+        return sum(row["num_requests"] for row in stats["stats"] if row["name"].endswith("session"))
+
+    locust.eventually("/stats/requests", lambda stats: sessions(stats) >= 20)
+    locust.get("/stop", nothing="")
+    locust.wait_for("Published")
     assert locust.end() == 0, locust.log
-    storms = locust.log.count("everyone reconnects")
-    assert storms >= 1
-    assert entries(tmp_path / "stats")["session"]["num_requests"] == (1 + storms) * TOPICS * SUBSCRIBERS
 
 
-def test_what_comes_twice_is_a_failure(
-    start_locust: Callable[..., Locust], load: list[object], own_redis: RedisServer
-) -> None:
-    locust = start_locust("--headless", "--only-summary", "-t", "5s", "-r", "10", *load, "Listener")
+def test_workers_and_the_page(runs: Runs) -> None:
+    locust = runs.workers
     locust.wait_for("Publishing")
-    own_redis.publish(topic_name(0), payload(0, 0, time.monotonic_ns(), pad(100)))
-    assert locust.end() == 1, locust.log
-    printed = locust.log.rpartition("Response time percentiles, ms")[2]
-    assert re.search(r"^WS message +\d+\.\d+ ", printed, re.MULTILINE), locust.log
-    # So few connections are all sampled.
-    assert re.search(rf"^{SUBSCRIBERS} +WS message: duplicated ", locust.log, re.MULTILINE), locust.log
+    assert "Deliveries per second" in locust.get("/wsd")
 
+    def shown(data: dict[str, Any]) -> list[dict[str, Any]]:
+        return [second for second in data["seconds"] if second.get("deliveries") and "wsd" in second["cpu"]]
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--wsd-hosts", "127.0.0.1:1"], "no wsd at 127.0.0.1:1: "),
-        (["--wsd-redis-url", "redis://127.0.0.1:1"], "no Redis at redis://127.0.0.1:1: "),
-        (["--wsd-redis-url", "redis://:hush@127.0.0.1"], "--wsd-redis-url: the publisher doesn't log in"),
-        (["--wsd-size", "10"], "--wsd-size: a payload of the suite has at least"),
-        (["--wsd-key-file", "/nowhere"], "--wsd-key-file: "),
-        (["--wsd-hosts", ""], "say which wsd to measure"),
-    ],
-)
-def test_what_cannot_be(start_locust: Callable[..., Locust], load: list[object], options: list[str], says: str) -> None:
-    locust = start_locust("--headless", "--only-summary", "-t", "20s", *load, *options, "Listener")
-    assert locust.end() == 1, locust.log
-    assert f"The run failed: {says}" in locust.log
-    assert "Traceback" not in locust.log
-
-
-def test_refused_tokens(start_locust: Callable[..., Locust], load: list[object], tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.write_text("quite another secret, of which wsd knows nothing")
-    locust = start_locust("--headless", "-t", "20s", *load, "--wsd-key-file", other, "Listener")
-    assert locust.end() == 1, locust.log
-    assert "session unauthorized" in locust.log
-
-
-def test_distributed_and_the_page(start_locust: Callable[..., Locust], load: list[object], tmp_path: Path) -> None:
-    port, web = free_port(), free_port()
-    page = f"http://127.0.0.1:{web}"
-    master = start_locust(
-        *[
-            "--master",
-            "--master-bind-port",
-            port,
-            "--expect-workers",
-            "2",
-            "--web-host",
-            "127.0.0.1",
-            "--web-port",
-            web,
-        ],
-        *[
-            "--autostart",
-            "--autoquit",
-            "0",
-            "-t",
-            "8s",
-            "-r",
-            "10",
-            "--json-file",
-            tmp_path / "stats",
-            *load,
-            "Listener",
-        ],
-    )
-    workers = [start_locust("--worker", "--master-port", port) for _ in range(2)]
-    master.wait_for("Publishing")
-    with urlopen(f"{page}/") as response:
-        assert b'href="./wsd"' in response.read()
-    with urlopen(f"{page}/wsd") as response:
-        assert b"Deliveries per second" in response.read()
-    deadline = time.monotonic() + PATIENCE
-    while True:  # workers report every 3 seconds
-        with urlopen(f"{page}/wsd/data") as response:
-            data = json.load(response)
-        if any(second["deliveries"] and "wsd" in second["cpu"] for second in data["seconds"]):
-            break
-        assert time.monotonic() < deadline, data
-        time.sleep(0.2)
+    data = locust.eventually("/wsd/data", lambda data: bool(shown(data)))
     assert data["daemon"]
     assert not data["failure"]
-    shown = max(data["seconds"], key=lambda second: int(second["deliveries"]))
-    assert shown["latency"]["p99"] > 0
-    assert shown["memory"]["wsd"] > 1 << 20
-    assert shown["memory"]["locust"] > 1 << 20
-    assert master.end() == 0, master.log
-    assert [worker.end() for worker in workers] == [0, 0]
-    check_counts(master, entries(tmp_path / "stats"))
+    most = max(shown(data), key=lambda second: int(second["deliveries"]))
+    assert most["latency"]["p99"] > 0
+    assert most["memory"]["wsd"] > 1 << 20
+    assert most["memory"]["locust"] > 1 << 20
+    locust.get("/stop", nothing="")
+    locust.wait_for("Published")
+    assert locust.end() == 0, locust.log
+    stats = runs.entries("workers")
+    assert published(locust) > 0
+    assert stats["message"]["num_requests"] == published(locust) * SUBSCRIBERS
+    assert stats["message"]["num_failures"] == 0
+    assert stats["session"]["num_requests"] == TOPICS * SUBSCRIBERS

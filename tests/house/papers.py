@@ -23,6 +23,7 @@ PAPERS = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "bench/README.md",
+    "bench/locust/README.md",
     "systemd/README.md",
     "tests/faults/README.md",
     "wsd/DESIGN.md",
