@@ -101,14 +101,14 @@ class RequestError(WsdError):
     Args:
         code: of the ``error``.
         message: what happened and what to do about it, for the client.
-        id: the request's ``id``, where it could be read.
+        request_id: the request's ``id``, where it could be read.
     """
 
-    def __init__(self, code: ErrorCode, message: str, id: str | int | None = None) -> None:
+    def __init__(self, code: ErrorCode, message: str, request_id: str | int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.id = id
+        self.request_id = request_id
 
 
 class LinkError(WsdError):

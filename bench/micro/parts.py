@@ -39,7 +39,7 @@ __all__ = [
 MAX_SIZE = 65536
 """Bytes of the largest message from a client: a setting without influence on what is measured."""
 
-LIMITS = Limits(auth_timeout=3600.0, max_topics=1024, max_request_rate=0.0)
+LIMITS = Limits(auth_timeout=3600.0, max_topics=1024, max_violations=10, max_request_rate=0.0)
 """Sessions are never out of time, and never slowed down."""
 
 KEY = b"a key for HS256 has 32 bytes....."

@@ -20,7 +20,8 @@ from bench.micro.suite import COMPARISONS, choose
 from bench.micro.table import render
 from bench.micro.work import Comparison, Work
 from tests import ROOT
-from wsd.clients.session import Effect, Listen, Reply, Wait
+from wsd.clients.replies import Reply
+from wsd.clients.session import Effect, Listen, Wait
 from wsd.protocol.frames import text_frame
 
 pytest.importorskip("pyperf")

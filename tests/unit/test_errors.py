@@ -47,4 +47,9 @@ def test_wrong_settings_are_said_one_a_line() -> None:
 @pytest.mark.parametrize("id", [None, 0, "", "a", -5])
 def test_a_refused_request_carries_what_its_error_message_needs(id: str | int | None) -> None:
     error = RequestError(ErrorCode.MALFORMED, "not an object", id)
-    assert (error.code, error.message, error.id, str(error)) == ("malformed", "not an object", id, "not an object")
+    assert (error.code, error.message, error.request_id, str(error)) == (
+        ErrorCode.MALFORMED,
+        "not an object",
+        id,
+        "not an object",
+    )

@@ -47,7 +47,8 @@ from wsd.auth.grant import Authenticator
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.backoff import spread
 from wsd.clients.handshake import RequestHead, reason_of, refusal
-from wsd.clients.session import Effect, Leave, Limits, Listen, Reply, Session, State, Wait
+from wsd.clients.replies import Reply
+from wsd.clients.session import Effect, Leave, Limits, Listen, Session, State, Wait
 from wsd.clients.writer import Writer
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
@@ -434,7 +435,7 @@ class Connection(Writer):
         session = self.session
         assert session is not None  # the handshake has made it
         now = self._shared.sweep.time()
-        seconds = session.charge(now)
+        seconds = session.allowance.charge(now)
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
             if frame.fin:

@@ -28,15 +28,15 @@ Topics of a session::
 Replies come in the order of the requests, so a reply that waits for Redis holds back those behind it. Requests don't
 wait: each takes effect when it is read, and 100 pipelined subscriptions reach Redis together. A topic that Redis has
 confirmed while its reply is held back (CONFIRMED) isn't delivered yet: no message comes before ``context subscribed``.
-An ``unsubscribe`` that overtakes its ``subscribe`` settles it: both are answered, nothing is delivered in between. That
-the first says ``context subscribed`` although Redis has confirmed nothing is true for whoever reads both.
+An ``unsubscribe`` that overtakes its ``subscribe`` settles both: both are answered, and nothing is delivered in
+between. The first reply then claims ``context subscribed`` although Redis has confirmed nothing. That is harmless,
+because the second reply follows in the same write.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -44,12 +44,14 @@ from math import inf
 from typing import NamedTuple
 
 from wsd.auth.grant import Authenticator, Grant
+from wsd.clients.allowance import Allowance
+from wsd.clients.replies import UNKNOWN, Replies, Reply
 from wsd.errors import RequestError, TokenError
 from wsd.protocol import messages
-from wsd.protocol.codes import UNAUTHORIZED, Close, ErrorCode, Refusal, Remedy, TokenReason
+from wsd.protocol.codes import UNAUTHORIZED, Close, ErrorCode, Remedy, TokenReason
 from wsd.protocol.messages import Request
 
-__all__ = ["Closing", "Effect", "Leave", "Limits", "Listen", "Reply", "Session", "State", "Wait"]
+__all__ = ["Closing", "Effect", "Leave", "Limits", "Listen", "Session", "State", "Wait"]
 
 SUBSCRIBE_TIMEOUT = 5.0
 """Seconds for Redis to confirm a subscription; then the client gets ``unavailable``."""
@@ -68,22 +70,14 @@ MAX_BAD_TOKENS = 10
 class Limits:
     """What a session may do. The settings of the same names say it in full."""
 
-    auth_timeout: float = 10.0  # seconds
-    max_topics: int = 128
-    max_violations: int = 10
-    max_request_rate: float = 100.0  # requests a second; 0 switches the limit off
+    auth_timeout: float  # seconds
+    max_topics: int
+    max_violations: int
+    max_request_rate: float  # requests a second; 0 switches the limit off
 
 
-# Effects are tuples: there are several per request, and a frozen dataclass takes twice as long to make (0.9 µs).
-
-
-class Reply(NamedTuple):
-    """Send a text message."""
-
-    payload: bytes
-    refusal: Refusal | None = None  # what the request is refused with, for the metrics and the log
-    reason: str = ""  # for the log: why it is a refusal, or what it says
-    subject: str = ""  # the `sub` of a token that is refused although its signature is good, for the log
+# The effects, Reply among them. They are tuples: there are several per request, and a frozen dataclass takes twice as
+# long to make (0.9 µs).
 
 
 class Wait(NamedTuple):
@@ -128,17 +122,6 @@ class _Topic(Enum):
     LISTENING = 3
 
 
-@dataclass(slots=True)
-class _Due:
-    """A reply in its place in the queue."""
-
-    reply: Reply | None  # None while it waits for its topic
-    topic: str  # the topic that it waits for, or starts; "" for other replies
-    id: str | int | None
-    deadline: float
-    size: int  # bytes that it holds, roughly
-
-
 class Session:
     """The state machine of one client.
 
@@ -150,19 +133,17 @@ class Session:
     """
 
     __slots__ = (
-        "_allowance",
         "_authenticator",
         "_bad_tokens",
-        "_charged_at",
         "_effects",
         "_expires",
         "_grant",
-        "_held",
         "_limits",
-        "_queue",
+        "_replies",
         "_topics",
         "_violations",
         "_wall",
+        "allowance",
         "id",
         "state",
     )
@@ -176,17 +157,16 @@ class Session:
     ) -> None:
         # 128 random bits in 22 URL-safe characters: nobody guesses another client's session.
         self.id = secrets.token_urlsafe(16)
+        rate = limits.max_request_rate
+        self.allowance = Allowance(rate, rate * BURST_SECONDS, now)  # frames that the client may send
         self._authenticator = authenticator
         self._limits = limits
         self._wall = wall
         self._effects: list[Effect] = []  # of the call in progress
-        self._queue: deque[_Due] | None = None  # replies held back; most sessions never need it
-        self._held = 0  # bytes in the queue
+        self._replies: Replies | None = None  # that are held back; None while there are none
         self._topics: dict[str, _Topic] = {}
         self._violations = 0
         self._bad_tokens = 0  # in a row
-        self._allowance = _burst(limits)  # requests that it may send now
-        self._charged_at = now
         self._grant = authenticator.initial
         if self._grant is None:
             self.state = State.ANONYMOUS
@@ -208,36 +188,21 @@ class Session:
     @property
     def deadline(self) -> float:
         """The time at which :meth:`timed_out` must be called; infinity if there is none."""
-        # Every reply waits equally long, so the first in the queue has the first deadline.
-        return min(self._expires, self._queue[0].deadline) if self._queue else self._expires
+        return self._expires if self._replies is None else min(self._expires, self._replies[0].deadline)
 
     # Requests.
 
-    def charge(self, now: float) -> float:
-        """Charge one frame to the client's allowance.
-
-        Returns:
-            Seconds for which nothing more should be read from the client: 0 if it is within its rate.
-        """
-        rate = self._limits.max_request_rate
-        if not rate:
-            return 0.0
-        earned = (now - self._charged_at) * rate
-        self._charged_at = now
-        self._allowance = min(self._allowance + earned, _burst(self._limits)) - 1
-        return -self._allowance / rate if self._allowance < 0 else 0.0
-
     def receive(self, text: str, now: float) -> list[Effect]:
-        """Take one text message from the client. :meth:`charge` it first."""
+        """Take one text message from the client. Charge it to the :attr:`allowance` first."""
         if self.state is State.CLOSED:
             return []
-        id = None
+        request_id = None
         try:
             request = messages.parse_request(text)
-            id = request.id
+            request_id = request.request_id
             self._handle(request, now)
         except RequestError as exc:
-            self._refuse(exc.code, exc.message, id if exc.id is None else exc.id, now)
+            self._refuse(exc.code, exc.message, request_id if exc.request_id is None else exc.request_id, now)
         return self._take()
 
     def receive_binary(self, now: float) -> list[Effect]:
@@ -247,51 +212,52 @@ class Session:
         return self._take()
 
     def _handle(self, request: Request, now: float) -> None:
-        if self._limits.max_request_rate and self._allowance < 0:
+        action, session, context, request_id = request
+        if self.allowance.left < 0.0:
             rate = self._limits.max_request_rate
             raise RequestError(
                 ErrorCode.RATE_LIMITED, f"more than {rate:g} requests a second; slow down and send it again"
             )
-        if request.action == "ping":
-            return self._reply(messages.PONG, request.id, now)
-        if request.session != self.id:
+        if action == "ping":
+            return self._reply(messages.PONG, request_id, now)
+        if session != self.id:
             raise RequestError(
                 ErrorCode.WRONG_SESSION, "this is not the session of this connection; send the id it received"
             )
-        if request.action == "authorization":
-            return self._authorize(request, now)
+        if action == "authorization":
+            return self._authorize(context, request_id, now)
         if self._grant is None:
-            return self._unauthorized(request.id, now, TokenError("no token yet", TokenReason.NO_TOKEN))
+            return self._unauthorized(request_id, now, TokenError("no token yet", TokenReason.NO_TOKEN))
         # Unsubscribing needs no permission: a topic may have been permitted when it was subscribed.
-        messages.check_topic(request.context)
-        if request.action == "unsubscribe":
-            return self._unsubscribe(request, now)
-        return self._subscribe(request, self._grant, now)
+        messages.check_topic(context)
+        if action == "unsubscribe":
+            return self._unsubscribe(context, request_id, now)
+        return self._subscribe(context, request_id, self._grant, now)
 
-    def _authorize(self, request: Request, now: float) -> None:
+    def _authorize(self, token: str, request_id: str | int | None, now: float) -> None:
         try:
-            grant = self._authenticator.verify(request.context)
+            grant = self._authenticator.verify(token)
         except TokenError as exc:
-            return self._refuse_token(exc, request.id, now)
+            return self._refuse_token(exc, request_id, now)
         self._grant = grant
         self._bad_tokens = 0
         self.state = State.AUTHENTICATED
         self._expires = now + (grant.expires_at - self._wall())
-        payload = messages.with_id(messages.SESSION_AUTHENTICATED, request.id)
+        payload = messages.with_id(messages.SESSION_AUTHENTICATED, request_id)
         self._queue_or_send(Reply(payload, None, "authorized"), now)
         for topic in [topic for topic in self._topics if not grant.permits(topic)]:
             if topic in self._topics:  # the reply before it may have closed the session
                 self._revoke(topic, now)
         self._release()
 
-    def _refuse_token(self, why: TokenError, id: str | int | None, now: float) -> None:
-        self._unauthorized(id, now, why)
+    def _refuse_token(self, why: TokenError, request_id: str | int | None, now: float) -> None:
+        self._unauthorized(request_id, now, why)
         self._bad_tokens += 1
         if self._bad_tokens >= MAX_BAD_TOKENS:
             self._close(Close.POLICY_VIOLATION, f"{self._bad_tokens} tokens in a row were refused")
 
-    def _unauthorized(self, id: str | int | None, now: float, why: TokenError) -> None:
-        payload = messages.unauthorized(why.reason, id)
+    def _unauthorized(self, request_id: str | int | None, now: float, why: TokenError) -> None:
+        payload = messages.unauthorized(why.reason, request_id)
         self._queue_or_send(Reply(payload, UNAUTHORIZED, str(why), why.subject), now)
 
     def _revoke(self, topic: str, now: float) -> None:
@@ -304,34 +270,32 @@ class Session:
             self._settle(topic, code, message)
             self._drop(topic)
 
-    def _subscribe(self, request: Request, grant: Grant, now: float) -> None:
-        topic = request.context
+    def _subscribe(self, topic: str, request_id: str | int | None, grant: Grant, now: float) -> None:
         if not grant.permits(topic):
             raise RequestError(
                 ErrorCode.FORBIDDEN_TOPIC, f"the token does not permit {topic}; get one whose topics cover it"
             )
         stage = self._topics.get(topic)
         if stage is _Topic.LISTENING:
-            return self._reply(messages.SUBSCRIBED, request.id, now)
+            return self._reply(messages.SUBSCRIBED, request_id, now)
         if stage is None:
             limit = self._limits.max_topics
             if len(self._topics) >= limit:
                 raise RequestError(ErrorCode.TOO_MANY_TOPICS, f"already at {limit} topics; unsubscribe from one first")
             self._topics[topic] = _Topic.PENDING
             self._effects.append(Wait(topic))
-        ready = Reply(messages.with_id(messages.SUBSCRIBED, request.id)) if stage is _Topic.CONFIRMED else None
-        self._hold(ready, topic, request.id, now)
+        reply = Reply(messages.with_id(messages.SUBSCRIBED, request_id)) if stage is _Topic.CONFIRMED else UNKNOWN
+        self._hold(reply, topic, request_id, now)
 
-    def _unsubscribe(self, request: Request, now: float) -> None:
-        topic = request.context
+    def _unsubscribe(self, topic: str, request_id: str | int | None, now: float) -> None:
         if topic in self._topics:
             self._settle(topic)
             self._drop(topic)
-        self._reply(messages.UNSUBSCRIBED, request.id, now)
+        self._reply(messages.UNSUBSCRIBED, request_id, now)
         self._release()
 
-    def _refuse(self, code: ErrorCode, message: str, id: str | int | None, now: float) -> None:
-        self._queue_or_send(Reply(messages.with_id(messages.error(code, message), id), code, message), now)
+    def _refuse(self, code: ErrorCode, message: str, request_id: str | int | None, now: float) -> None:
+        self._queue_or_send(Reply(messages.with_id(messages.error(code, message), request_id), code, message), now)
         if code.remedy is Remedy.MEND:
             self._violations += 1
             if self._violations >= self._limits.max_violations:
@@ -350,8 +314,8 @@ class Session:
     def refused(self, topic: str, reason: str) -> list[Effect]:
         """Redis refuses a topic.
 
-        One that is PENDING, or CONFIRMED while its reply is held back, can't be had. One that is LISTENING stays: it is
-        tried again, and comes back with a gap.
+        A topic that is PENDING can't be had, and neither can one that is CONFIRMED, because its reply is still held
+        back. A topic that is LISTENING stays: it is tried again, and comes back with a gap.
         """
         stage = self._topics.get(topic)
         if stage in (_Topic.PENDING, _Topic.CONFIRMED):
@@ -375,8 +339,8 @@ class Session:
             self._expires = now + seconds
             if seconds <= 0:
                 self._close(Close.TOKEN_EXPIRED, "the token has expired")
-        while self._queue and self._queue[0].deadline <= now:
-            topic = self._queue[0].topic
+        while self._replies is not None and self._replies[0].deadline <= now:
+            topic = self._replies[0].topic
             self._settle(topic, ErrorCode.UNAVAILABLE, f"Redis did not confirm {topic} in time; try again later")
             self._drop(topic)
             self._release()
@@ -387,55 +351,52 @@ class Session:
         self._effects.extend(Leave(topic) for topic in self._topics)
         self.state = State.CLOSED
         self._expires = inf
-        self._queue = None
+        self._replies = None
         self._topics = {}
         return self._take()
 
     # Replies in their order.
 
-    def _reply(self, payload: bytes, id: str | int | None, now: float) -> None:
-        self._queue_or_send(Reply(messages.with_id(payload, id)), now)
+    def _reply(self, payload: bytes, request_id: str | int | None, now: float) -> None:
+        self._queue_or_send(Reply(messages.with_id(payload, request_id)), now)
 
     def _queue_or_send(self, reply: Reply, now: float) -> None:
-        if self._queue:
-            self._hold(reply, "", None, now)
-        else:
+        if self._replies is None:
             self._effects.append(reply)
+        else:
+            self._hold(reply, "", None, now)
 
-    def _hold(self, reply: Reply | None, topic: str, id: str | int | None, now: float) -> None:
-        size = 128 + (len(reply.payload) if reply else 0) + (4 * len(id) if isinstance(id, str) else 0)
-        if self._queue is None:
-            self._queue, self._held = deque(), 0
-        self._queue.append(_Due(reply, topic, id, now + SUBSCRIBE_TIMEOUT, size))
-        self._held += size
-        if self._held > MAX_HELD:
+    def _hold(self, reply: Reply, topic: str, request_id: str | int | None, now: float) -> None:
+        if self._replies is None:
+            self._replies = Replies()
+        self._replies.hold(reply, topic, request_id, now + SUBSCRIBE_TIMEOUT)
+        if self._replies.size > MAX_HELD:
             self._close(Close.POLICY_VIOLATION, f"more than {MAX_HELD} bytes of replies wait for a subscription")
 
     def _settle(self, topic: str, code: ErrorCode | None = None, message: str = "") -> None:
-        """Decide what the held replies of a topic say: subscribed, or an error."""
-        payload = messages.error(code, message) if code else messages.SUBSCRIBED
-        for due in self._queue or ():
-            if due.topic == topic:
-                due.reply = Reply(messages.with_id(payload, due.id), code, message)
+        """Decide what the replies of a topic say that are held back: subscribed, or an error."""
+        if self._replies is not None:
+            self._replies.settle(topic, code, message)
 
     def _release(self) -> None:
         """Send the replies whose turn has come, and start the topics that they announce."""
-        queue = self._queue
-        while queue and queue[0].reply is not None:
-            due = queue.popleft()
-            self._held -= due.size
-            self._effects.append(due.reply)  # type: ignore[arg-type]  # the loop's condition
-            if due.topic and self._topics.get(due.topic) is _Topic.CONFIRMED:
-                self._topics[due.topic] = _Topic.LISTENING
-                self._effects.append(Listen(due.topic))
-        if not queue:
-            self._queue = None
+        replies = self._replies
+        if replies is None:
+            return
+        for held in replies.take():
+            self._effects.append(held.reply)
+            topic = held.topic
+            if topic and self._topics.get(topic) is _Topic.CONFIRMED:
+                self._topics[topic] = _Topic.LISTENING
+                self._effects.append(Listen(topic))
+        if not replies:
+            self._replies = None
 
     def _drop(self, topic: str) -> None:
+        """Leave a topic."""
         del self._topics[topic]
-        for due in self._queue or ():
-            if due.topic == topic:
-                due.topic = ""  # its reply doesn't start the topic, even if the client subscribes again meanwhile
+        if self._replies is not None:
+            self._replies.forget(topic)
         self._effects.append(Leave(topic))
 
     def _close(self, code: Close, reason: str) -> None:
@@ -445,8 +406,3 @@ class Session:
     def _take(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
-
-
-def _burst(limits: Limits) -> float:
-    """The requests that a client may send at once. At least one, at any rate."""
-    return max(limits.max_request_rate * BURST_SECONDS, 1.0)

@@ -55,7 +55,7 @@ class Request(NamedTuple):
     action: str  # authorization, subscribe, unsubscribe or ping
     session: str  # the session it claims to be of; "" for ping, which needs none
     context: str  # the token or the topic; "" for ping
-    id: str | int | None  # comes back in the reply
+    request_id: str | int | None  # its ``id``, which comes back in the reply
 
 
 def parse_request(text: str) -> Request:
@@ -73,29 +73,31 @@ def parse_request(text: str) -> Request:
         raise RequestError(ErrorCode.MALFORMED, f"not valid JSON ({exc}); send one JSON object per message") from None
     if type(parsed) is not dict:
         raise RequestError(ErrorCode.MALFORMED, f"expected a JSON object, got {_kind(parsed)}")
-    id = parsed.get("id")
-    if id is not None and type(id) is not str and type(id) is not int:
-        raise RequestError(ErrorCode.MALFORMED, f"id must be a string or a 64-bit integer, not {_kind(id)}")
-    if "id" in parsed and id is None:
-        raise RequestError(
-            ErrorCode.MALFORMED, "id must be a string or a 64-bit integer, not null; leave it out instead"
-        )
+    request_id = parsed.get("id")
+    if request_id is None:
+        if "id" in parsed:
+            raise RequestError(
+                ErrorCode.MALFORMED, "id must be a string or a 64-bit integer, not null; leave it out instead"
+            )
+    elif type(request_id) is not str and type(request_id) is not int:
+        raise RequestError(ErrorCode.MALFORMED, f"id must be a string or a 64-bit integer, not {_kind(request_id)}")
     action = parsed.get("action")
     if type(action) is not str:
-        raise RequestError(ErrorCode.MALFORMED, _missing("action", action, "a string"), id)
+        raise RequestError(ErrorCode.MALFORMED, _missing("action", action, "a string"), request_id)
     if action == "ping":
-        return Request("ping", "", "", id)
+        return Request("ping", "", "", request_id)
     if action not in _CONTEXTS:
         known = ", ".join((*_CONTEXTS, "ping"))
-        raise RequestError(ErrorCode.UNKNOWN_ACTION, f"no such action; the actions are {known}", id)
+        raise RequestError(ErrorCode.UNKNOWN_ACTION, f"no such action; the actions are {known}", request_id)
     session, context = parsed.get("session"), parsed.get("context")
     if type(session) is not str:
-        raise RequestError(
-            ErrorCode.MALFORMED, _missing("session", session, "the session id received at the start"), id
-        )
+        problem = _missing("session", session, "the session id received at the start")
+        raise RequestError(ErrorCode.MALFORMED, problem, request_id)
     if type(context) is not str:
-        raise RequestError(ErrorCode.MALFORMED, _missing("context", context, f"a string: {_CONTEXTS[action]}"), id)
-    return Request(action, session, context, id)
+        raise RequestError(
+            ErrorCode.MALFORMED, _missing("context", context, f"a string: {_CONTEXTS[action]}"), request_id
+        )
+    return Request(action, session, context, request_id)
 
 
 def _missing(key: str, value: object, wanted: str) -> str:
@@ -137,20 +139,20 @@ def session_created(session: str) -> bytes:
     return b'{"action":"session","message":"waiting for create session","session":"%b"}' % session.encode()
 
 
-def with_id(reply: bytes, id: str | int | None) -> bytes:
+def with_id(reply: bytes, request_id: str | int | None) -> bytes:
     """Add the request's ``id`` to a reply, where there was one."""
-    return reply if id is None else b'%b,"id":%b}' % (reply[:-1], orjson.dumps(id))
+    return reply if request_id is None else b'%b,"id":%b}' % (reply[:-1], orjson.dumps(request_id))
 
 
-def unauthorized(reason: TokenReason, id: str | int | None) -> bytes:
+def unauthorized(reason: TokenReason, request_id: str | int | None) -> bytes:
     """Build the refusal of a token, or of a request without one.
 
     Without an ``id`` the message is one of the byte-for-byte stable ones. A client that sends one knows that replies
     have more keys, and is told why.
     """
-    if id is None:
+    if request_id is None:
         return SESSION_UNAUTHORIZED
-    return with_id(b'%b,"reason":"%b"}' % (SESSION_UNAUTHORIZED[:-1], reason.encode()), id)
+    return with_id(b'%b,"reason":"%b"}' % (SESSION_UNAUTHORIZED[:-1], reason.encode()), request_id)
 
 
 def error(code: ErrorCode, message: str) -> bytes:

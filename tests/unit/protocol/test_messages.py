@@ -123,7 +123,7 @@ def test_a_request_of_the_right_form_is_read(text: str, request_: Request) -> No
 )
 def test_every_mistake_has_its_slug_and_says_what_is_wrong(text: str, code: str, words: str) -> None:
     error = refusal(text)
-    assert (error.code, error.id) == (code, None)
+    assert (error.code, error.request_id) == (code, None)
     assert words in error.message
 
 
@@ -138,15 +138,15 @@ def test_every_mistake_has_its_slug_and_says_what_is_wrong(text: str, code: str,
     ],
 )
 def test_a_refusal_carries_the_id_where_there_is_one(text: str) -> None:
-    assert refusal(text).id == 5
+    assert refusal(text).request_id == 5
 
 
 @pytest.mark.parametrize("id", ["", "a", "\x00", "é\N{GRINNING FACE}", '"}', 0, -1, 2**53 + 1, -(2**63), 2**64 - 1])
 def test_an_id_is_a_string_or_a_64_bit_integer_and_comes_back_the_same(id: str | int) -> None:
     request = parse_request(json.dumps({"action": "ping", "id": id}))
-    assert request.id == id
-    assert type(request.id) is type(id)
-    assert json.loads(protocol.with_id(protocol.PONG, request.id)) == {"action": "pong", "id": id}
+    assert request.request_id == id
+    assert type(request.request_id) is type(id)
+    assert json.loads(protocol.with_id(protocol.PONG, request.request_id)) == {"action": "pong", "id": id}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_an_id_is_a_string_or_a_64_bit_integer_and_comes_back_the_same(id: str |
 )
 def test_any_other_id_is_malformed_and_does_not_come_back(id: str) -> None:
     error = refusal(f'{{"action":"ping","id":{id}}}')
-    assert (error.code, error.id) == ("malformed", None)
+    assert (error.code, error.request_id) == ("malformed", None)
     assert "id must be a string or a 64-bit integer, not" in error.message
 
 
@@ -183,7 +183,7 @@ def test_no_text_raises_anything_but_a_request_error(text: str) -> None:
         assert outcome.action in {"authorization", "subscribe", "unsubscribe", "ping"}
     else:
         assert outcome.code in {"malformed", "unknown_action"}
-        assert json.loads(protocol.with_id(protocol.error(outcome.code, outcome.message), outcome.id))
+        assert json.loads(protocol.with_id(protocol.error(outcome.code, outcome.message), outcome.request_id))
 
 
 # Topics.
