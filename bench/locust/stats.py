@@ -21,6 +21,7 @@ from typing import Any, cast
 from locust.stats import RequestStats, StatsEntry, StatsError, bucket_response_time
 
 from bench.load.histogram import Histogram, middle
+from bench.measure.window import TAIL
 
 __all__ = ["MESSAGE", "NOT_SUBSCRIBED", "SESSION", "Change", "Second", "Timeline", "Watch", "record"]
 
@@ -255,8 +256,8 @@ class Second:
 
 
 def _percentiles(histogram: Histogram) -> dict[str, float]:
-    """In milliseconds."""
-    found = {name: histogram.percentile(float(name[1:])) for name in ("p50", "p99", "p99.9")}
+    """In milliseconds; without those that rest on too few values."""
+    found = {name: histogram.percentile(float(name[1:]), above=TAIL) for name in ("p50", "p99", "p99.9")}
     return {name: value / 1000 for name, value in found.items() if value is not None}
 
 
@@ -268,9 +269,11 @@ class Timeline:
         self.latencies = Histogram()  # of the whole run
         self.deliveries = 0
         self.returned = 0  # connections that were subscribed again after they had ended unasked, or failed
+        self._charts: dict[int, dict[str, Any]] = {}  # of seconds to which nothing was added since
 
     def at(self, second: int) -> Second:
-        """The given second, new if nothing is known of it."""
+        """The given second, to be added to; new if nothing is known of it."""
+        self._charts.pop(second, None)
         if second not in self.seconds:
             while len(self.seconds) >= LONGEST_TIMELINE:
                 del self.seconds[min(self.seconds)]
@@ -286,7 +289,8 @@ class Timeline:
 
     def charts(self, after: int, before: int) -> list[dict[str, Any]]:
         """The seconds between two, without these."""
-        return [
-            {"at": at, **self.seconds[at].chart()}
-            for at in sorted(second for second in self.seconds if after < second < before)
-        ]
+        shown = sorted(second for second in self.seconds if after < second < before)
+        for second in shown:
+            if second not in self._charts:
+                self._charts[second] = {"at": second, **self.seconds[second].chart()}
+        return [self._charts[second] for second in shown]

@@ -86,7 +86,9 @@ class Chart(Plot):
         """See :meth:`Plot.figure`."""
         if not (series := self.drawable()):
             return ""
-        return _figure(self.title, self.draw(), HEIGHT, [(each.name, each.colour) for each in series])
+        # A line with gaps is several series with one name.
+        legend = {each.name: each.colour for each in series}
+        return _figure(self.title, self.draw(), HEIGHT, [*legend.items()])
 
     def drawable(self) -> list[Series]:
         """The series with the points that can be drawn, and without those that have none."""

@@ -207,7 +207,7 @@ def test_the_form_chooses_the_shape(runs: Runs) -> None:
     locust = runs.shaped
     page = locust.get("/")
     assert 'href="./wsd"' in page
-    assert '"wsd_shape"' in page
+    assert '"wsd_shape"' in page and '"storm"' in page
     form = {"user_count": 1, "spawn_rate": 1, "host": "", "wsd_rate": RATE, "wsd_storm_seconds": 1}
     answer = json.loads(locust.get("/swarm", **form, wsd_shape="storm", user_classes="Listener"))
     assert "Storm" in answer["message"], answer
@@ -234,7 +234,7 @@ def test_workers_and_the_page(runs: Runs) -> None:
     assert data["daemon"]
     assert not data["failure"]
     most = max(shown(data), key=lambda second: int(second["deliveries"]))
-    assert most["latency"]["p99"] > 0
+    assert most["latency"]["p50"] > 0
     assert most["memory"]["wsd"] > 1 << 20
     assert most["memory"]["locust"] > 1 << 20
     locust.get("/stop", nothing="")

@@ -24,15 +24,17 @@ if find_spec("locust") is None:
 # Importing Locust replaces half of the standard library by gevent's. Other tests in this process need the original.
 os.environ["LOCUST_SKIP_MONKEY_PATCH"] = "1"
 from locust import User
-from locust.argument_parser import LocustArgumentParser
+from locust.argument_parser import LocustArgumentParser, get_empty_argument_parser, setup_parser_arguments
 from locust.env import Environment
 from locust.event import Events
 from locust.rpc import Message
 from locust.stats import PERCENTILES_TO_REPORT, RequestStats
+from locust.web import WebUI
 
 from bench.load.histogram import Histogram
 from bench.locust.conductor import Conductor
 from bench.locust.options import KEY_VARIABLE, OptionError, Options, add_options
+from bench.locust.page import add_page, plots
 from bench.locust.shapes import SHAPES, Shape
 from bench.locust.stats import Change, Second, Timeline, Watch, record
 from bench.locust.tables import Tables, for_page, percentile_summary, summary
@@ -44,10 +46,10 @@ HOSTS = ("--wsd-hosts", "127.0.0.1:1")
 
 
 def parsed(*arguments: str) -> Namespace:
-    parser = LocustArgumentParser()
+    parser = get_empty_argument_parser()
+    setup_parser_arguments(parser)
     add_options(parser)
-    options: Namespace = parser.parse_args([*arguments])
-    options.__dict__.update(headless=True, num_users=4, spawn_rate=2.0, run_time=None)
+    options: Namespace = parser.parse_args(["--headless", "-u", "4", "-r", "2", *arguments])
     return options
 
 
@@ -180,18 +182,31 @@ def test_seconds_of_several_generators_add_up() -> None:
     line = Timeline()
     for connections in (10, 20):
         second = Second(reported=True, connections=connections, machine=connections / 100, cpu={"shards": 0.5})
-        second.add(Change(deliveries=5, returned=1, latencies=histogram(1000)))
+        second.add(Change(deliveries=5, returned=1, latencies=histogram(*[1000] * 20)))
         line.merge(7, Second.load(second.dump()))
     (chart,) = line.charts(6, 8)
     assert (chart["deliveries"], chart["connections"], chart["machine"], chart["cpu"]) == (10, 30, 0.2, {"shards": 1.0})
     assert chart["latency"]["p50"] == pytest.approx(1.0, rel=0.03)
-    assert (line.deliveries, line.returned, len(line.latencies)) == (10, 2, 2)
+    assert (line.deliveries, line.returned, len(line.latencies)) == (10, 2, 40)
 
 
 def test_a_second_that_no_generator_has_told_of_has_no_numbers() -> None:
     line = Timeline()
     line.at(7).memory["wsd"] = 1
     assert line.charts(0, 9) == [{"at": 7, "cpu": {}, "memory": {"wsd": 1}, "latency": {}, "setup": {}}]
+
+
+def test_a_percentile_of_too_few_is_none() -> None:
+    line = Timeline()
+    line.merge(7, Second(reported=True, latencies=histogram(*range(30))))
+    assert line.charts(0, 9)[0]["latency"].keys() == {"p50"}
+
+
+def test_what_comes_late_is_drawn_too() -> None:
+    line = Timeline()
+    for deliveries in (3, 6):
+        line.merge(7, Second(reported=True, deliveries=3))
+        assert line.charts(0, 9)[0]["deliveries"] == deliveries
 
 
 # Tables.
@@ -236,6 +251,37 @@ def test_locusts_page_gets_no_zero_for_what_was_not_timed(stats: RequestStats) -
     shown = for_page(stats.get("slow message", "WS"))
     assert {value for name, value in shown.items() if "response_time" in name} == {"N/A"}
     assert for_page(stats.get("message", "WS"))["max_response_time"] == 1.0
+
+
+# The page.
+
+
+def test_no_line_is_drawn_over_seconds_that_were_not_measured() -> None:
+    line = Timeline()
+    for at in (1, 2, 5, 6):
+        line.merge(at, Second(reported=True, deliveries=at * 100))
+    line.at(3).memory["wsd"] = 1
+    deliveries, *others = plots(line.charts(0, 9))
+    assert [series.points for series in deliveries.series] == [[(0, 100), (1, 200)], [(4, 500), (5, 600)]]
+    assert deliveries.figure().count("deliveries 600</span>") == 1
+    assert [chart.title for chart in others if chart.y.title in ("ms", "% of a core")] == []
+
+
+def test_the_page_says_what_a_reader_must_know(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["locust"])  # Locust's page reads it
+    run = Run("--wsd-redis-url", redis_url)
+    run.environment.stats.total.num_failures = 7
+    run.conductor.untimed.add("a node")
+    run.conductor.timeline.merge(int(time.time()) - 9, Second(reported=True, deliveries=1234))
+    web_ui = WebUI(run.environment, "", 0, delayed_start=True)
+    add_page(run.environment, web_ui, run.conductor)
+    assert web_ui.app is not None
+    page = web_ui.app.test_client().get("/wsd").get_data(as_text=True)
+    assert '<div class="bad"><b>7</b>faults</div>' in page
+    assert "<b>1,234</b>delivered" in page
+    assert "<b>\N{EN DASH}</b>latency p99" in page
+    assert page.count('<p class="notice">') == 2  # nor does anybody tell the daemon's CPU
+    assert "<figcaption>Deliveries per second</figcaption>" in page
 
 
 # Shapes.
