@@ -1,4 +1,4 @@
-"""What the system says about processes and about itself."""
+"""What the system says about processes and about itself: psutil's words, but for what it tells less finely."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["children", "cpu_seconds", "describe", "descriptors", "memory_bytes", "threads"]
+import psutil
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+from bench.processes import ROOT
+
+__all__ = ["cpu_seconds", "descendants", "describe", "descriptors", "memory_bytes", "peak_bytes", "threads"]
 
 
-def children(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """A process and all that descend from it."""
-    found, todo = [], [pid]
-    while todo:
-        each = todo.pop()
-        found.append(each)
-        for tasks in Path(f"/proc/{each}/task").glob("*/children"):
-            todo += map(int, _read(tasks).split())
-    return found
+    with suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return []
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
     """CPU time, in user and system mode, of all threads of these processes.
 
-    From schedstat, which counts nanoseconds, where the kernel has it; else from stat, which counts ticks of 10 ms.
+    From schedstat, which counts nanoseconds, where the kernel has it; psutil counts ticks of 10 ms.
     """
     total = 0.0
     for pid in pids:
         stats = [_read(task) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
         if stats and any(line.split()[:1] not in ([], ["0"]) for line in stats):
             total += sum(int(line.split()[0]) for line in stats if line) / 1e9
-        elif line := _read(Path(f"/proc/{pid}/stat")):
-            # proc_pid_stat(5): fields 14 and 15; the second field may hold spaces.
-            user, system = line.rpartition(")")[2].split()[11:13]
-            total += (int(user) + int(system)) / _TICKS
+        else:
+            with suppress(psutil.NoSuchProcess):
+                spent = psutil.Process(pid).cpu_times()
+                total += spent.user + spent.system
     return total
 
 
@@ -48,14 +47,16 @@ def memory_bytes(pids: Iterable[int]) -> int:
     """Memory of these processes: PSS, in which shared pages count once."""
     total = 0
     for pid in pids:
-        for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
+        with suppress(psutil.NoSuchProcess):
+            total += psutil.Process(pid).memory_full_info().pss
     return total
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had resident: since it started, or since that was forgotten."""
+    """The most memory that a process has had resident: since it started, or since that was forgotten.
+
+    psutil has it only on Windows.
+    """
     for line in _read(Path(f"/proc/{pid}/status")).splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -64,21 +65,25 @@ def peak_bytes(pid: int) -> int:
 
 def descriptors(pids: Iterable[int]) -> int:
     """Open descriptors of these processes."""
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+    return sum(psutil.Process(pid).num_fds() for pid in pids)
 
 
 def threads(pids: Iterable[int]) -> int:
     """Threads of these processes."""
-    return sum(len(list(Path(f"/proc/{pid}/task").glob("*"))) for pid in pids)
+    return sum(psutil.Process(pid).num_threads() for pid in pids)
 
 
-def describe() -> dict[str, Any]:
-    """The machine, and the versions of what runs on it."""
+def describe(checkout: Path = ROOT) -> dict[str, Any]:
+    """The machine, and the versions of what runs on it.
+
+    Args:
+        checkout: the repository that is measured.
+    """
     cpu = next((line for line in _read(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")), "")
     return {
         "cpu": cpu.partition(":")[2].strip() or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory": psutil.virtual_memory().total,
         "kernel": platform.release(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -87,8 +92,8 @@ def describe() -> dict[str, Any]:
         "node": _first_line("node", "--version"),
         "nats-server": _first_line("nats-server", "--version"),
         "nginx": _first_line("nginx", "-v"),
-        "revision": _revision(),
-        "load": os.getloadavg()[0],
+        "revision": _revision(checkout),
+        "load": psutil.getloadavg()[0],
     }
 
 
@@ -113,14 +118,15 @@ def _first_line(program: str, flag: str) -> str:
     return (result.stdout or result.stderr).partition("\n")[0].strip()
 
 
-def _revision() -> str:
-    """The revision of this checkout, with a + if something isn't committed."""
-    here = Path(__file__).parent
+def _revision(checkout: Path) -> str:
+    """The revision of a checkout, with a + if something isn't committed."""
     try:
         head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True
         )
-        state = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+        state = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=checkout, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+" if state.stdout else "")

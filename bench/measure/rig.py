@@ -50,8 +50,10 @@ class Rig:
     def __exit__(self, *exc: object) -> None:
         if self._shard is not None:
             self._shard.stop()
-        self.server.stop()
-        self.redis.stop()
+        try:
+            self.server.stop()
+        finally:
+            self.redis.stop()
 
     @property
     def shard(self) -> Shard:

@@ -26,7 +26,7 @@ DISTURBED = 0.15
 HELD = 0.98
 """Share of the offered rate from which on it counts as held: starting and draining cost a little."""
 
-UNRELIABLE = frozenset({"disturbed", "generator-bound"})
+UNRELIABLE = frozenset({"disturbed", "generator-bound", "profiled"})
 """Verdicts on results that count only where there are no others."""
 
 

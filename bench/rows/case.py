@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from bench.measure.cores import Cores
 from bench.measure.verdicts import verdicts
 from bench.measure.work import Result, Windows, Work
+from bench.processes import ROOT
 from bench.servers.catalogue import SERVERS
+from bench.servers.server import Server
 
 __all__ = ["Case", "Cell", "Suite"]
 
@@ -78,7 +82,24 @@ class Cell:
         """One line for whoever watches."""
         return f"{self.case:13} {self.server:15} {self.work}"
 
-    def measure(self, cores: Cores) -> Result:
-        """Measure it once."""
-        result = self.work.measure(SERVERS[self.server], cores)
-        return {"row": self.row, "case": self.case, **result, "verdicts": verdicts(result, cores)}
+    def measure(self, cores: Cores, *, checkout: Path = ROOT, profile: Path | None = None) -> Result:
+        """Measure it once.
+
+        Args:
+            cores: which cores are for whom.
+            checkout: the repository whose server it is.
+            profile: the flame graph to write, if the server is a program of Python.
+
+        Raises:
+            ServerError: if the server doesn't start.
+            GeneratorError: if a generator fails.
+            ProfilerError: if there is no flame graph.
+        """
+        known = SERVERS[self.server]
+        profile = profile if known.python else None
+        kind: type[Server] = type(known.__name__, (known,), {"checkout": checkout, "profile": profile})
+        began, clock = time.time(), time.monotonic()
+        result = self.work.measure(kind, cores)
+        told = {"row": self.row, "case": self.case, "began": began, "took": time.monotonic() - clock}
+        said = verdicts(result, cores) + (["profiled"] if profile else [])
+        return {**told, **result, "verdicts": said}

@@ -19,6 +19,7 @@ class NaiveServer(Server):
 
     name = "naive"
     title = "naive (websockets, redis-py, broadcast)"
+    python = True
 
     @classmethod
     def absent(cls) -> str:
@@ -35,6 +36,7 @@ class FloorServer(Server):
 
     name = "floor"
     title = "floor (a loop of send)"
+    python = True
     dialect = "raw"
     way: ClassVar[str] = "send"
 

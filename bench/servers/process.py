@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
-from bench.measure.machine import children, cpu_seconds, descriptors, memory_bytes, peak_bytes, threads
-from bench.processes import Program, free_port, plain_environment, redis_executable
+from bench.measure.machine import cpu_seconds, descendants, descriptors, memory_bytes, peak_bytes, threads
+from bench.processes import ROOT, Program, free_port, plain_environment, redis_executable
+from bench.servers.profiler import Profiler
 
 __all__ = ["Process", "RedisServer", "ServerError"]
 
@@ -33,12 +34,16 @@ class Process:
     """
 
     ending: ClassVar[signal.Signals] = signal.SIGTERM  # what ends it
+    checkout: ClassVar[Path] = ROOT  # where a program of this repository is imported from
+    profile: ClassVar[Path | None] = None  # the flame graph to write of it
 
     def __init__(self, cores: Collection[int] = ()) -> None:
         self.port = free_port()
         self._cores = tuple(cores)
         self._directory = Path(tempfile.mkdtemp(prefix="wsd-bench-"))
         self._program: Program | None = None
+        self._pids: list[int] = []
+        self._profiler: Profiler | None = None
 
     def command(self) -> list[str]:
         """The command line."""
@@ -64,7 +69,14 @@ class Process:
         # A setting of wsd's in the environment would be one that the report doesn't show.
         environment = plain_environment(**self.environment())
         with (self._directory / "log").open("wb") as log:
-            self._program = Program(self.command(), cores=self._cores, environment=environment, stdout=log, stderr=log)
+            self._program = Program(
+                self.command(),
+                cores=self._cores,
+                environment=environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.checkout,
+            )
         deadline = time.monotonic() + PATIENCE
         while not self.ready():
             if self._program.status is not None or time.monotonic() > deadline:
@@ -72,6 +84,10 @@ class Process:
                 self.stop()
                 raise ServerError(f"{type(self).__name__} did not start: {text[-2000:]}")
             time.sleep(0.02)
+        # Looked for once: it costs some milliseconds, and whoever serves has started all that it needs.
+        self._pids = descendants(self._program.pid)
+        if self.profile is not None:
+            self._profiler = Profiler(self._program.pid, self.profile, self._directory / "py-spy.log")
 
     def ready(self) -> bool:
         """Whether it serves."""
@@ -86,16 +102,29 @@ class Process:
         return (self._directory / "log").read_text(errors="replace")
 
     def stop(self) -> None:
-        """End it and remove its files."""
+        """End it and remove its files.
+
+        Raises:
+            ProfilerError: if a flame graph was asked for, and there is none.
+        """
+        try:
+            if self._profiler is not None:
+                self._profiler.stop()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._profiler = None
         if self._program is not None:
             self._program.terminate(self.ending)
             self._program = None
+            self._pids = []
         shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
     def pids(self) -> list[int]:
-        """Its processes."""
-        return children(self._program.pid) if self._program else []
+        """Its processes, while it serves."""
+        return self._pids
 
     def cpu(self) -> float:
         """CPU seconds that it has used."""

@@ -26,6 +26,7 @@ class Server(Process, ABC):
     title: ClassVar[str]  # for the report
     dialect: ClassVar[str] = "wsd"  # see dialects
     feed: ClassVar[str] = "redis"  # what the publisher talks to, see publisher.ENCODERS
+    python: ClassVar[bool] = False  # whether py-spy can look into it
     multiplexes: ClassVar[bool] = True  # whether a connection may have several topics
 
     def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:

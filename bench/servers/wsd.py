@@ -23,6 +23,7 @@ class WsdServer(Server):
 
     name = "wsd"
     title = "wsd"
+    python = True
 
     def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:
         super().__init__(redis, cores)

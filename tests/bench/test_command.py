@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from bench.__main__ import main
 from bench.load.control import GeneratorError
 from bench.measure.cores import Cores
 from bench.measure.fan_out import FanOut
+from bench.processes import ROOT
 from bench.report.saved import load
 from bench.rows.case import Cell
+from bench.rows.registry import ROWS
 from bench.servers.baselines import NaiveServer
+from bench.servers.profiler import py_spy
 from tests.bench.made_up import NO_CORES, SMALL, document, made_up
 
 
@@ -32,6 +36,10 @@ from tests.bench.made_up import NO_CORES, SMALL, document, made_up
         (["quick", "--rows", ","], "argument --rows: ',' names nothing"),
         (["quick", "--servers", ""], "argument --servers: '' names nothing"),
         (["quick", "--repeat", "-1"], "argument --repeat: '-1' is not a number from 0"),
+        (["quick", "--threshold", "-1"], "argument --threshold: '-1' is no percentage from 0"),
+        (["quick", "--threshold", "nan"], "argument --threshold: 'nan' is no percentage from 0"),
+        (["quick", "--against", "/nowhere"], "--against: /nowhere is no checkout of wsd"),
+        (["quick", "--against", ".", "--servers", "naive"], "it is wsd that is measured against wsd"),
         (["quick", "--again", "x"], "argument --again: 'x' is not a number from 0"),
         (["quikc"], "invalid choice"),
         ([], "command"),
@@ -90,7 +98,7 @@ BROKEN: dict[str, tuple[bytes | Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", BROKEN)
-@pytest.mark.parametrize("command", ["report", "compare", "size", "headline"])
+@pytest.mark.parametrize("command", ["report", "check", "compare", "size", "headline"])
 def test_a_file_that_is_no_result_is_said(
     command: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +150,7 @@ def test_a_partial_run_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     for results in ([], [storm_alone], [new_kind]):
         part.write_text(json.dumps(document(results)))
         assert main(["report", str(part)]) == 0
-        assert main(["compare", str(part), str(part)]) == 0
+        assert main(["compare", str(part), str(part)]) == 2, "once is too few to tell"
         assert main(["size", str(part)]) == 1
         assert main(["headline", str(part), str(tmp_path / "plot.svg")]) == 1
         said = capsys.readouterr().err
@@ -154,10 +162,10 @@ def test_a_run_in_which_something_failed_says_so(
 ) -> None:
     measure = Cell.measure
 
-    def fail(cell: Cell, cores: Cores) -> Any:
+    def fail(cell: Cell, cores: Cores, **more: Any) -> Any:
         if cell.server == "wsd":
             raise GeneratorError("it broke")
-        return measure(replace(cell, work=FanOut(SMALL)), cores)
+        return measure(replace(cell, work=FanOut(SMALL)), cores, **more)
 
     monkeypatch.setattr(Cell, "measure", fail)
     arguments = ["quick", "--output", str(tmp_path), "--rows", "single", "--repeat", "1", "--servers"]
@@ -169,13 +177,68 @@ def test_a_run_in_which_something_failed_says_so(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_smoke_measures_and_leaves_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoke_measures_and_leaves_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(Cores, "split", lambda: NO_CORES)
     rows = ("single", "burst", "stalled", "storm", "standing", "soak")
-    assert main(["smoke", "--output", str(tmp_path), "--rows", ",".join(rows), "--servers", "wsd"]) == 0
+    arguments = ["--rows", ",".join(rows), "--servers", "wsd", "--check", "--csv", "--hdr"]
+    assert main(["smoke", "--output", str(tmp_path), *arguments]) == 0
     (made,) = tmp_path.glob("*.json")
     found = load(made)
     assert {goal["met"] for goal in found["goals"] if goal["row"] in rows} == {True}
+    said = capsys.readouterr().out
+    assert re.search(r"check: \d\d goals met, 0 fall short, [1-9] not measured", said)
     page = made.with_suffix(".html").read_text()
     for words in ("Memory while clients come and go", "Tasks and threads meanwhile", "longest stop", "to subscribed"):
         assert words in page
+    assert len(made.with_suffix(".csv").read_text().splitlines()) == 1 + len(found["results"])
+    assert (tmp_path / f"{made.stem}-hdr" / "storm-wsd.hlog").exists()
+
+
+@pytest.mark.skipif(py_spy() is None, reason="py-spy is not installed")
+def test_smoke_against_another_checkout_and_with_flame_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Cores, "split", lambda: NO_CORES)
+    arguments = ["smoke", "--output", str(tmp_path), "--rows", "single", "--against", str(ROOT), "--profile"]
+    status = main([*arguments, "--repeat", "2"])
+    said = capsys.readouterr().out
+    if "Operation not permitted" in said or "Permission denied" in said:
+        pytest.skip("this user may not look into processes")
+    assert status == 2, said  # two repetitions are too few to tell
+    assert "too few repetitions to tell" in said and said.count("(against)") == 2
+    (flames,) = tmp_path.glob("*-profile")
+    assert [path.name for path in flames.iterdir()] == ["single-wsd.svg"]
+    assert "<svg" in (flames / "single-wsd.svg").read_text() and "fanout" in (flames / "single-wsd.svg").read_text()
+    before, after = sorted(tmp_path.glob("*.json"))
+    assert [load(path)["results"][0]["verdicts"][-1] for path in (before, after)] == ["profiled", "profiled"]
+
+
+def test_list_names_rows_loads_servers_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--list"])
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    for row in ROWS.values():
+        assert f"\n{row.name}: {row.words}" in said
+        assert all(f"load  {case.name}: {case.work}" in said for case in row.cases)
+    assert "goal  <= 1.35 x    CPU per delivery over the floor's" in said
+    assert "naive: 10,000 clients, 28,000/s" in said and "floor-transport" in said
+
+
+@pytest.mark.parametrize(
+    ("costs", "status"),
+    [([5.0], 0), ([9.0], 1), ([], 2)],
+    ids=["all are met", "one falls short", "nothing was measured"],
+)
+def test_check_tells_by_its_status(
+    costs: list[float], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "result.json"
+    floor = [made_up("single", "floor", 4.0)] if costs else []
+    result.write_text(json.dumps(document([*(made_up("single", "wsd", cost) for cost in costs), *floor])))
+    assert main(["check", str(result)]) == status
+    said = capsys.readouterr().out
+    assert ("FALLS SHORT" in said) is (status == 1)
+    assert said.count("\n-   ") > 20 and "not measured" in said

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
 
 from bench.__main__ import main
-from bench.report.compare import compare
+from bench.load.histogram import Histogram
+from bench.report.compare import Comparison, chance
+from bench.report.export import save_csv, save_hdr
 from bench.report.page import headline, render
 from bench.report.plots import PERCENTILES, WIDTH, Axis, Bar, Bars, Chart, Scale, Series
 from bench.report.sizing import Model, table
@@ -49,13 +55,92 @@ def test_report_shows_what_was_not_measured_as_absent() -> None:
     assert page.count('<td class="number">\N{EN DASH}</td>') == 3, "p99.9, per read, and what others took"
 
 
-def test_compare_sets_two_results_side_by_side() -> None:
-    before, after = (document([made_up("single", "wsd", cost)]) for cost in (5.0, 4.0))
-    text = compare(before, after)
-    assert "-20.0 %" in text
-    assert "NOT THE SAME" not in text
+def compared(before: Sequence[float], after: Sequence[float]) -> Comparison:
+    """Two results in which a delivery of wsd costs these."""
+    sides = (document([made_up("single", "wsd", cost) for cost in costs]) for costs in (before, after))
+    return Comparison(*sides)
+
+
+def test_compare_tells_what_is_more_than_noise() -> None:
+    comparison = compared([5.0, 5.1, 5.2, 5.05], [6.0, 6.09, 6.2, 6.09])
+    text = comparison.text(0.05)
+    assert "+20.0 %  WORSE, more than noise (chance 2.9%)" in text and "4%" in text, "and the spread"
+    assert "others took" not in text and "0 of 4 measurements disturbed" in text
+    assert comparison.status(0.05) == 1 and comparison.status(0.25) == 0, "beyond the threshold only"
+    assert [each.measure.title for each in comparison.worse(0.05)] == ["CPU/delivery µs"]
+    better = compared([6.0, 6.1, 6.3, 6.2], [5.0, 5.1, 5.2, 5.05])
+    assert "better, more than noise" in better.text(0.05) and better.status(0.05) == 0
+
+
+def test_compare_takes_noise_for_noise() -> None:
+    comparison = compared([5.0, 7.0, 6.0, 5.5], [6.5, 5.2, 7.5, 6.2])
+    assert "within noise (chance" in comparison.text(0.0) and comparison.status(0.0) == 0
+
+
+def test_compare_of_few_repetitions_says_that_nothing_can_be_told() -> None:
+    comparison = compared([5.0], [9.0])
+    text = comparison.text(0.05)
+    assert "+80.0 %  too few repetitions to tell" in text and "once" in text and "(--repeat 4)" in text
+    assert comparison.status(0.05) == 2
+    assert compared([], []).status(0.05) == 2
+
+
+def test_compare_says_how_busy_the_machine_was_and_what_differs() -> None:
+    before, after = (document([made_up("single", "wsd", 5.0)]) for _ in range(2))
+    assert "NOT THE SAME" not in Comparison(before, after).text(0.05)
     after["machine"]["cpu"] = "another"
-    assert "NOT THE SAME CPU" in compare(before, after)
+    after["results"][0] |= {"disturbance": 0.31, "stolen": 0.12, "verdicts": ["disturbed"]}
+    text = Comparison(before, after).text(0.05)
+    assert "NOT THE SAME CPU" in text
+    assert "1 of 1 measurements disturbed; others took 31% of a core, at most 31%" in text
+    assert "of which other machines of the host 12%" in text
+
+
+def test_more_deliveries_are_better() -> None:
+    before, after = ([made_up("single", "wsd", 5.0) | {"rate": rate + n} for n in range(4)] for rate in (1000, 500))
+    (worse,) = Comparison(document(before), document(after)).worse(0.05)
+    assert worse.measure.title == "deliveries/s"
+
+
+def test_chance_is_counted_exactly() -> None:
+    assert chance([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)
+    assert chance([1, 2, 3, 4], [5, 6, 7, 8]) == chance([5, 6, 7, 8], [1, 2, 3, 4]) == pytest.approx(2 / 70)
+    assert chance([1, 4], [2, 3]) == 1
+    assert chance([1, 1, 1], [1, 1, 1]) == 1
+    # Of 184,756 ways some are drawn; as far apart as may be is hardly ever among them.
+    assert chance(range(10), range(10, 20)) < 0.001
+    assert chance(range(0, 20, 2), range(1, 20, 2)) > 0.5
+
+
+def test_csv_has_a_line_for_each_measurement_and_a_column_for_each_number(tmp_path: Path) -> None:
+    results = [made_up("single", "wsd", 5.0), made_up("single", "floor", 4.0) | {"verdicts": ["disturbed", "profiled"]}]
+    results[0]["setup"]["failures"] = {"ECONNREFUSED": 2, "503": 1}
+    results[1]["more"] = 1
+    save_csv(tmp_path / "x.csv", results)
+    first, second = csv.DictReader((tmp_path / "x.csv").read_text().splitlines())
+    assert (first["server"], first["cpu_per_delivery_us"], first["load.connections"]) == ("wsd", "5.0", "1000")
+    assert (first["latency_us.p99.9"], first["setup.failures"], first["more"]) == ("", "3", "")
+    assert (second["verdicts"], second["more"]) == ("disturbed; profiled", "1")
+    assert not any("histogram" in name for name in first)
+
+
+def test_log_of_latencies_can_be_read_by_hdrhistogram(tmp_path: Path) -> None:
+    histogram = Histogram()
+    for value in (0, 10, 20, 1000, 500_000):
+        histogram.add(value)
+    result = made_up("single", "wsd", 5.0) | {"histogram": histogram.dump(), "began": 1000.0, "took": 2.0}
+    save_hdr(tmp_path / "logs", [result, result | {"began": 1002.0}])
+    (log,) = (tmp_path / "logs").iterdir()
+    assert log.name == "single-wsd.hlog"
+    reader = HistogramLogReader(str(log), HdrHistogram(1, 3_600_000_000, 2))
+    read = [reader.get_next_interval_histogram() for _ in range(2)]
+    assert reader.get_next_interval_histogram() is None
+    reader.close()
+    for each, begin in zip(read, (1000, 1002), strict=True):
+        assert each.get_total_count() == 5
+        assert each.get_value_at_percentile(60) == pytest.approx(20, rel=0.04)
+        assert each.get_max_value() == pytest.approx(500_000, rel=0.04)
+        assert (each.get_start_time_stamp(), each.get_end_time_stamp()) == (begin * 1000, (begin + 2) * 1000)
 
 
 def test_sizing_interpolates_and_checks_itself() -> None:
