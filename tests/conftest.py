@@ -12,7 +12,8 @@ import pytest
 import uvloop
 from hypothesis import settings
 
-from tests.lib.servers import Daemon, RedisServer
+from tests.lib.programs import Daemon
+from tests.lib.servers import RedisServer
 
 # A machine that is busy takes any time for an example. `make test` tries the same examples each time, a few; who looks
 # for what nobody has found asks for many, and for others each time: make test ARGS=--hypothesis-profile=thorough

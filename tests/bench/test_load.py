@@ -27,8 +27,8 @@ from bench.servers.floor import accept_response, frame
 from bench.servers.process import RedisServer
 from bench.servers.wsd import WsdServer
 from tests.bench.made_up import NO_CORES
-from tests.lib.servers import PATIENCE
 from tests.lib.servers import RedisServer as SharedRedis
+from tests.lib.waiting import PATIENCE
 
 
 def stamped(number: int, topic: int = 0, due: int = 0, size: int = 100) -> bytes:

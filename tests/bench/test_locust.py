@@ -28,7 +28,7 @@ from bench.servers.process import RedisServer
 from bench.servers.server import KEY
 from bench.servers.wsd import WsdServer
 from tests import ROOT
-from tests.lib.servers import PATIENCE
+from tests.lib.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(find_spec("locust") is None, reason="needs the extra bench")
 

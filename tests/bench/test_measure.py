@@ -17,7 +17,7 @@ from bench.measure.work import Load
 from bench.servers.catalogue import SERVERS
 from bench.servers.wsd import WsdServer
 from tests.bench.made_up import NO_CORES, SMALL
-from tests.lib.servers import PATIENCE
+from tests.lib.waiting import PATIENCE
 
 # Against servers.
 

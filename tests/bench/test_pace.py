@@ -22,7 +22,7 @@ from bench.servers.floor import accept_response
 from bench.servers.process import RedisServer
 from bench.servers.server import KEY
 from bench.servers.wsd import WsdServer
-from tests.lib.servers import PATIENCE
+from tests.lib.waiting import PATIENCE
 
 
 def test_a_ramp_lets_so_many_come_a_second() -> None:

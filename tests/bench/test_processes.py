@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Program, free_port, plain_environment
-from tests.lib.servers import PATIENCE
+from tests.lib.waiting import PATIENCE
 
 SLEEP = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(3600)"]
 

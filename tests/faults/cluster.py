@@ -11,10 +11,12 @@ import hiredis
 from redis.crc import key_slot
 
 from tests.faults.ledger import Message, Route, Server, fate
-from tests.faults.pipe import Pipe, ask
 from tests.faults.scene import TOPICS, Fault, with_many_topics
-from tests.faults.topologies import ClusterOfSix, Node, redis_version, until
 from tests.faults.watch import ObservedDaemon
+from tests.lib.pipe import Pipe, ask
+from tests.lib.servers import redis_version
+from tests.lib.topologies import ClusterOfSix, Node
+from tests.lib.waiting import until
 
 __all__ = ["FAULTS", "HEAVY", "ClusterStage", "open_stage"]
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from tests.faults.pipe import Pipe
 from tests.lib.clients import PING, PONG, TEXT, Client
-from tests.lib.servers import eventually
+from tests.lib.pipe import Pipe
+from tests.lib.waiting import eventually
 
 __all__ = ["Books", "Idler", "Listener", "Publisher", "Route", "Server", "Stretch", "balance"]
 

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tests.faults.ledger import GAP, Balance, Idler, Listener, Publisher, Route, balance
 from tests.faults.watch import Holdings, ObservedDaemon, Watch, near
-from tests.lib.servers import eventually
+from tests.lib.waiting import eventually
 
 __all__ = ["CLIENTS", "HEARTBEAT", "TOPICS", "Fault", "Row", "Scene", "Stage", "measure", "with_many_topics"]
 
@@ -390,8 +390,8 @@ class Scene(Generic[S]):
             if not any(words in line for line in daemon.log):
                 row.problems.append(f"the log does not say {words!r}")
         row.problems += daemon.complaints()[:3]
-        if daemon.process.poll() is not None:
-            row.problems.append(f"the daemon has ended with status {daemon.process.returncode}")
+        if daemon.status is not None:
+            row.problems.append(f"the daemon has ended with status {daemon.status}")
 
     def _check_gaps(self, found: Balance) -> None:
         """A gap for every topic that was affected, none for the others."""

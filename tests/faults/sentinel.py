@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from tests.faults.ledger import Message, Route, fate
-from tests.faults.pipe import Pipe
 from tests.faults.scene import HEARTBEAT, TOPICS, Fault
-from tests.faults.topologies import SentinelTrio, until
 from tests.faults.watch import ObservedDaemon
+from tests.lib.pipe import Pipe
+from tests.lib.topologies import SentinelTrio
+from tests.lib.waiting import until
 
 __all__ = ["FAULTS", "SentinelStage", "open_stage"]
 

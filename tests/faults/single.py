@@ -12,12 +12,11 @@ import redis
 
 from tests.faults import names
 from tests.faults.ledger import Route, Server
-from tests.faults.pipe import Pipe
-from tests.faults.proxy import Direction, Flow, Proxy
 from tests.faults.scene import TOPICS, Fault, with_many_topics
-from tests.faults.topologies import redis_version
 from tests.faults.watch import ObservedDaemon
-from tests.lib.servers import RedisServer
+from tests.lib.pipe import Pipe
+from tests.lib.proxy import Direction, Flow, Proxy
+from tests.lib.servers import RedisServer, redis_version
 
 __all__ = ["FAULTS", "HEAVY", "LEAKS", "SingleStage"]
 

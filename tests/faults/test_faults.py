@@ -13,14 +13,16 @@ from typing import cast
 
 import pytest
 
+from bench.processes import free_port
 from tests.faults import suite
 from tests.faults.ledger import GAP, Balance, Books, Listener, Publisher, Server, balance
-from tests.faults.proxy import Flow, Proxy, end_of_reply
 from tests.faults.scene import TOPICS, Fault, Row, measure
 from tests.faults.single import SingleStage, at_redis
 from tests.faults.table import render
 from tests.faults.watch import ObservedDaemon, Sample, Watch, near
-from tests.lib.servers import RedisServer, eventually, free_port, serving
+from tests.lib.proxy import Flow, Proxy, end_of_reply
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import eventually
 from wsd.redis import link as link_module
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all faults

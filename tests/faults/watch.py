@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from tests.faults.ledger import Stretch
-from tests.lib.servers import Daemon
+from tests.lib.programs import Daemon
 
 __all__ = ["Holdings", "ObservedDaemon", "Watch"]
 
@@ -54,21 +54,21 @@ class ObservedDaemon(Daemon):
 
     def cpu_seconds(self) -> float:
         """Processor time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def holdings(self) -> Holdings:
         """What it holds now."""
         self.signal(signal.SIGRTMIN)
         told = re.findall(r"\d+", self.wait_for("tasks="))
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         numbers = {name: int(value) for name, value in re.findall(r"^(Threads|VmRSS):\s+(\d+)", status, re.MULTILINE)}
-        descriptors = len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        descriptors = len(os.listdir(f"/proc/{self.pid}/fd"))
         return Holdings(descriptors, numbers["Threads"], int(told[0]), int(told[1]), numbers["VmRSS"] * 1024)
 
     def losses(self) -> list[float]:
         """When the log said that messages may be missed from now on."""
-        return [when for when, line in zip(self.times, self.log, strict=False) if LOST.search(line)]
+        return [when for when, line in zip(self.lines.times, self.log, strict=False) if LOST.search(line)]
 
     def complaints(self) -> list[str]:
         """Lines of the log that speak of a bug."""

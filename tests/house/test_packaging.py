@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 from tests import ROOT
 from tests.house.papers import PAPERS, paper
-from tests.lib.servers import PATIENCE
+from tests.lib.waiting import PATIENCE
 from wsd import __version__
 from wsd.config import Settings
 

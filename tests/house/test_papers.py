@@ -18,7 +18,7 @@ from tests import ROOT
 from tests.faults.suite import names
 from tests.house.papers import MADE, PAPERS, made, paper, tracked
 from tests.house.tables import explained_metrics
-from tests.whole.redis.test_source import ACL, CLUSTER_ACL, SENTINEL_ACL
+from tests.lib.permissions import ACL, CLUSTER_ACL, SENTINEL_ACL
 from wsd import __version__
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.cli.commands import MODULES

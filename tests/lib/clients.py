@@ -15,7 +15,7 @@ import struct
 from types import TracebackType
 from typing import Any, Self
 
-from tests.lib.servers import PATIENCE
+from tests.lib.waiting import PATIENCE
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 

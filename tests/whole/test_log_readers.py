@@ -19,14 +19,15 @@ from pathlib import Path
 import pytest
 import websocket
 
-from tests import ROOT
-from tests.lib.servers import PATIENCE, RedisServer, free_port
+from bench.processes import Program, free_port
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import PATIENCE
 from wsd.outlet import MAX_BYTES, MAX_LINES, Outlet
 
 F_SETPIPE_SZ = 1031  # fcntl(2); Python has the name since 3.10 on Linux only
 
 
-class Logging:
+class Logging(Program):
     """``wsd serve`` in a process of its own, with a standard error of the test's choice."""
 
     def __init__(self, stderr: int | None, *flags: str, shell: str = "") -> None:
@@ -35,8 +36,7 @@ class Logging:
         command += ["--port", str(self.port), "--admin-port", str(self.admin_port)]
         if shell:
             command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WSD_")}
-        self.process = subprocess.Popen(command, env=environment, stderr=stderr, cwd=ROOT, start_new_session=True)
+        super().__init__(command, stderr=stderr)
 
     def get(self, path: str) -> str:
         """Ask the admin port."""
@@ -46,7 +46,7 @@ class Logging:
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
-            assert time.monotonic() < deadline and self.process.poll() is None
+            assert time.monotonic() < deadline and self.status is None
             try:
                 if self.get("/readyz").startswith("ready"):
                     return
@@ -73,8 +73,8 @@ class Logging:
         return float(line.split(" ")[1])
 
     def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        self.signal(signal.SIGTERM)
+        return self.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -88,8 +88,7 @@ def start(redis: RedisServer) -> Iterator[Callable[..., Logging]]:
 
     yield start
     for daemon in started:
-        daemon.process.kill()
-        daemon.process.wait()
+        daemon.kill()
 
 
 def goes_on(daemon: Logging, redis: RedisServer) -> None:
@@ -167,7 +166,7 @@ def test_a_failed_start_ends_although_nobody_reads_why() -> None:
     reading, writing = small_pipe()
     fill(writing)
     daemon = Logging(writing, "--host", "203.0.113.1")  # TEST-NET-3: no address of this machine
-    assert daemon.process.wait(PATIENCE) == 1
+    assert daemon.wait(PATIENCE) == 1
     os.close(reading)
     os.close(writing)
 
@@ -268,8 +267,8 @@ def test_lines_given_up_at_the_end_are_counted() -> None:
 def test_a_closed_descriptor_ends_neither_thread_nor_daemon(start: Callable[..., Logging], redis: RedisServer) -> None:
     daemon = start(None, shell="2>&-")
     goes_on(daemon, redis)
-    daemon.process.send_signal(signal.SIGTERM)
-    daemon.process.wait(PATIENCE)
+    daemon.signal(signal.SIGTERM)
+    daemon.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +304,7 @@ def test_mistakes_in_the_settings_are_said_to_nobody_without_waiting() -> None:
     reading, writing = small_pipe()
     fill(writing)
     daemon = Logging(writing, "--ping-interval", "x")
-    assert daemon.process.wait(PATIENCE) == 2
+    assert daemon.wait(PATIENCE) == 2
     os.close(reading)
     os.close(writing)
 
@@ -333,7 +332,7 @@ def test_start_up_errors_come_in_order_behind_the_log(redis: RedisServer) -> Non
     reading, writing = os.pipe()
     daemon = Logging(writing, "--host", "203.0.113.1", "--redis-url", redis.url, "--log-format", "json")
     os.close(writing)
-    assert daemon.process.wait(PATIENCE) == 1
+    assert daemon.wait(PATIENCE) == 1
     entries = [json.loads(line) for line in read_all(reading)]
     assert [entry["level"] for entry in entries][-1] == "error"
     assert "203.0.113.1" in entries[-1]["message"]

@@ -9,22 +9,12 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.lib.servers import free_port
+from bench.processes import free_port
+from tests.lib.marks import needs_ipv6
 from wsd import sockets
 from wsd.errors import StartupError
 
 NAMES = ("admin_host", "admin_port")
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.lib.servers import PATIENCE
+from tests.lib.waiting import PATIENCE
 from wsd.config import Settings
 from wsd.systemd import notify
 

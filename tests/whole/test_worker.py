@@ -18,9 +18,12 @@ import jwt
 import pytest
 import websocket
 
-from tests.faults.pipe import ask
+from bench.processes import free_port
 from tests.lib.clients import Client, Closed
-from tests.lib.servers import PATIENCE, Daemon, RedisServer, eventually, free_port, serving
+from tests.lib.pipe import ask
+from tests.lib.programs import Daemon
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import PATIENCE, eventually
 from wsd.clients import session as session_module
 from wsd.worker import Worker
 
@@ -167,7 +170,7 @@ async def test_redis_faults_lose_nothing_without_a_gap(own_redis: RedisServer) -
             await eventually(partial(_more_gaps, worker, losses))
             if fault == own_redis.freeze:
                 own_redis.thaw()
-            elif own_redis.process.poll() is not None:
+            elif own_redis.process.status is not None:
                 own_redis.start()
             await eventually(lambda: worker.source.healed)
             for number in range(20):

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.lib.servers import eventually
+from tests.lib.waiting import eventually
 from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.metrics import Metrics

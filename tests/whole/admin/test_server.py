@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lib.clients import Client
 from tests.lib.metrics import GAUGES
-from tests.lib.servers import RedisServer, eventually, serving
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import eventually
 from wsd import descriptors, sockets
 from wsd.admin import server as admin_module
 from wsd.admin.exposition import registry

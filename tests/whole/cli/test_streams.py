@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
+from bench.processes import free_port, plain_environment
 from tests import ROOT
-from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
-from tests.whole.cli.test_cli import environment, feed
+from tests.lib.programs import Daemon, feed
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import PATIENCE
 
 CLOSINGS = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")
 SAYS_WHY = b"wsd: can't write to standard output: it is closed, or open for reading only\n"
@@ -31,7 +33,7 @@ def start(closed: str, *args: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(),
+        env=plain_environment(),
         cwd=ROOT,
     )
 
@@ -133,7 +135,9 @@ def test_tail(closed: str, redis: RedisServer, start_daemon: Callable[..., Daemo
 def test_a_standard_output_that_is_full(args: tuple[str, ...]) -> None:
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "wsd", *args]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(), cwd=ROOT, check=False)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=plain_environment(), cwd=ROOT, check=False
+        )
     assert (done.returncode, done.stderr) == (1, b"wsd: can't write to standard output: No space left on device\n")
 
 
@@ -146,7 +150,7 @@ def test_the_numbers_of_closed_streams_are_not_taken_by_others() -> None:
     )
     done = subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {CLOSINGS[-1]}', "sh", sys.executable, "-c", code],
-        env=environment(),
+        env=plain_environment(),
         cwd=ROOT,
         check=False,
     )

@@ -16,7 +16,9 @@ import jwt
 import pytest
 
 from tests.lib.clients import BINARY, CLOSE, PING, PONG, TEXT, Client, frame
-from tests.lib.servers import Daemon, RedisServer, eventually, serving
+from tests.lib.programs import Daemon
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import eventually
 from wsd.clients import connection as connection_module
 from wsd.worker import Worker
 

@@ -10,7 +10,8 @@ import pytest
 import websocket
 
 from tests.lib.clients import Client, Closed
-from tests.lib.servers import PATIENCE, RedisServer, eventually, serving
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import PATIENCE, eventually
 from wsd.clients import gateway as gateway_module
 from wsd.errors import StartupError
 

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lib.clients import CLOSE, PING, PONG, TEXT, Client, Closed, frame
-from tests.lib.servers import RedisServer, eventually, serving
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import eventually
 from wsd.clients import gateway as gateway_module
 from wsd.clients.handshake import RequestHead
 from wsd.errors import HandshakeError

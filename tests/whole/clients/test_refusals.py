@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lib.clients import Client
-from tests.lib.servers import RedisServer, eventually, free_port, serving
+from tests.lib.servers import RedisServer, Sentinel, serving
+from tests.lib.waiting import eventually
 
 
 @pytest.fixture
@@ -66,13 +66,9 @@ async def test_a_probe_that_was_refused_is_tried_again(own_redis: RedisServer, m
 @pytest.fixture
 def sentinel(redis: RedisServer) -> Iterator[int]:
     """The port of a Sentinel."""
-    port = free_port()
-    config = redis.directory / f"sentinel-{port}.conf"
-    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {redis.port} 1\n")
-    process = subprocess.Popen([RedisServer.executable(), str(config), "--sentinel"], stdout=subprocess.DEVNULL)
-    yield port
-    process.kill()
-    process.wait()
+    sentinel = Sentinel.watching(redis)
+    yield sentinel.port
+    sentinel.remove()
 
 
 async def test_a_sentinel_is_not_taken_for_a_redis(sentinel: int) -> None:

@@ -18,8 +18,10 @@ import pytest
 from aiohttp import web
 from websockets.asyncio.server import ServerConnection, serve
 
+from bench.processes import free_port
 from tests.house.papers import paper
-from tests.lib.servers import PATIENCE, RedisServer, eventually, free_port, serving
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import PATIENCE, eventually
 
 LONG = 5 * 1024 * 1024  # bytes of a payload beyond what client libraries take unless told otherwise
 

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 import websocket
 
+from bench.processes import free_port, redis_executable
 from tests import ROOT
 from tests.house.papers import paper
-from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
+from tests.lib.programs import Daemon
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import PATIENCE
 
 Shell = Callable[[str], "subprocess.Popen[str]"]
 
@@ -30,7 +33,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     (binaries / "wsd").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m wsd "$@"\n')
     (binaries / "wsd").chmod(0o755)
     # A redis-server is found where the tests find theirs.
-    redis_server = Path(RedisServer.executable())
+    redis_server = Path(redis_executable())
     (binaries / "redis-server").symlink_to(redis_server)
     if not shutil.which("redis-cli"):
         (binaries / "redis-cli").symlink_to(redis_server.with_name("redis-cli"))
@@ -175,7 +178,7 @@ def test_the_first_three_questions(shell: Shell, redis: RedisServer, start_daemo
     assert answers[1].startswith("ready\n")
     assert "wsd_redis_link_up 1.0" in answers[2]
     listed = run(shell, clients.replace("redis-cli", f"redis-cli -p {redis.port}"))
-    assert re.search(rf"name=wsd:\S+:{daemon.process.pid} ", listed)
+    assert re.search(rf"name=wsd:\S+:{daemon.pid} ", listed)
 
 
 def test_the_output_buffer_can_be_raised(shell: Shell, own_redis: RedisServer) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 import websocket
 
+from bench.processes import free_port
 from tests.house.papers import paper
-from tests.lib.servers import PATIENCE, Daemon, RedisServer, free_port
+from tests.lib.programs import Daemon
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import PATIENCE
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")

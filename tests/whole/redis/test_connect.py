@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from bench.processes import free_port
 from tests.lib.addresses import parse_address
-from tests.lib.servers import RedisServer, eventually, free_port
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import eventually
 from wsd.cli import main
 from wsd.deployment import Address
 from wsd.errors import LinkError

@@ -16,7 +16,7 @@ import uvloop
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.whole.redis.test_sentinel import bulk
+from tests.lib.resp import bulk
 from wsd.cli import main
 from wsd.deployment import Address, Cluster, Deployment, Sentinel, Standalone
 from wsd.errors import LinkError

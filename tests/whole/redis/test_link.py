@@ -4,77 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.faults.proxy import Flow, Proxy
-from tests.faults.topologies import redis_version
-from tests.lib.addresses import parse_address
-from tests.lib.servers import RedisServer, eventually
-from wsd.deployment import Address
+from tests.lib.links import HEARTBEAT, linked
+from tests.lib.marks import needs_sharding
+from tests.lib.proxy import Flow, Proxy
+from tests.lib.servers import RedisServer, redis_version
+from tests.lib.waiting import eventually
 from wsd.logs import BoundedLogger
-from wsd.metrics import Metrics
 from wsd.redis import channels as channels_module
 from wsd.redis import link as link_module
-from wsd.redis.link import Fixed, Link
-from wsd.redis.wire import CLASSIC, SHARDED, Dialect, connect
-from wsd.source import Events
-
-HEARTBEAT = 0.4  # seconds
-
-needs_sharding = pytest.mark.skipif(redis_version() < (7,), reason="sharded Pub/Sub came with Redis 7.0")
-
-
-class Recorder:
-    """What the link has said, in order."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[Any, ...]] = []
-
-    def message(self, channel: bytes, payload: bytes) -> None:
-        self.events.append(("message", channel, payload))
-
-    def confirmed(self, channel: bytes, gap: bool) -> None:
-        self.events.append(("gap" if gap else "confirmed", channel))
-
-    def refused(self, channel: bytes, reason: str) -> None:
-        self.events.append(("refused", channel))
-
-    def lost(self, channels: Iterable[bytes]) -> None:
-        self.events.append(("lost",))
-
-    async def until(self, *event: object) -> None:
-        await eventually(lambda: event in self.events, str(event))
-
-    def count(self, kind: str) -> int:
-        return sum(event[0] == kind for event in self.events)
-
-
-@asynccontextmanager
-async def linked(
-    address: Address | str, *, wait: bool = True, dialect: Dialect = CLASSIC
-) -> AsyncIterator[tuple[Link, Recorder]]:
-    recorder = Recorder()
-    link = Link(
-        Fixed(parse_address(address) if isinstance(address, str) else address),
-        dialect=dialect,
-        heartbeat=HEARTBEAT,
-        metrics=Metrics(),
-        events=Events(recorder.message, recorder.confirmed, recorder.refused, recorder.lost),
-        private=lambda: b"__wsd:private",
-    )
-    task = asyncio.create_task(link.run())
-    try:
-        if wait:
-            await eventually(lambda: link.up, "the link")
-        yield link, recorder
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
+from wsd.redis.link import Link
+from wsd.redis.wire import SHARDED, connect
 
 
 async def test_a_thousand_refused_connections_in_a_row_are_not_the_last(

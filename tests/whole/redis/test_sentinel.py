@@ -12,19 +12,15 @@ from typing import NoReturn
 import hiredis
 import pytest
 
-from tests.lib.servers import eventually, free_port
+from bench.processes import free_port
+from tests.lib.resp import bulk
+from tests.lib.waiting import eventually
 from wsd.deployment import Address, Sentinel
 from wsd.errors import LinkError
 from wsd.redis import sentinel as sentinel_module
 from wsd.redis.sentinel import SentinelGuide
 
 ONE = Address("127.0.0.1", 1)
-
-
-def bulk(*words: str | bytes | int) -> bytes:
-    """An array of strings."""
-    texts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-    return b"*%d\r\n" % len(texts) + b"".join(b"$%d\r\n%b\r\n" % (len(text), text) for text in texts)
 
 
 class Played:

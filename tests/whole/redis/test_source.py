@@ -9,17 +9,12 @@ from typing import Literal, cast
 
 import pytest
 
-from tests.faults.topologies import (
-    DOWN_AFTER,
-    FAILOVER_TIMEOUT,
-    SENTINEL_USER,
-    ClusterOfSix,
-    SentinelTrio,
-    redis_version,
-)
-from tests.faults.topologies import Sentinel as StaleSentinel
-from tests.lib.servers import RedisServer, eventually
-from tests.whole.redis.test_link import Recorder, needs_sharding
+from tests.lib.marks import needs_sharding
+from tests.lib.permissions import ACL, CLUSTER_ACL, SENTINEL_ACL
+from tests.lib.recorder import Recorder
+from tests.lib.servers import RedisServer, redis_version
+from tests.lib.topologies import DOWN_AFTER, FAILOVER_TIMEOUT, SENTINEL_USER, ClusterOfSix, SentinelTrio, Watcher
+from tests.lib.waiting import eventually
 from wsd.config.redis_url import parse_deployment
 from wsd.metrics import Metrics
 from wsd.redis.cluster import ShardedCluster
@@ -30,11 +25,6 @@ from wsd.source import Events, Source
 HEARTBEAT = 1.0
 CHANNELS = [b"app:%d" % number for number in range(300)]
 AGES = 120.0  # seconds; Sentinels alone take 31 to 40 until they see that their master is none, and fail over
-
-# What systemd/README.md tells to permit: everywhere, to a user of a Cluster, and to a user of Sentinels.
-ACL = ("+@connection", "+@pubsub")
-CLUSTER_ACL = ("+cluster|slots", "+cluster|info", "+cluster|nodes")
-SENTINEL_ACL = ("+sentinel|get-master-addr-by-name",)
 
 
 @asynccontextmanager
@@ -48,7 +38,7 @@ async def sourced(
         prefix="app:",
         heartbeat=HEARTBEAT,
         metrics=metrics,
-        events=Events(recorder.message, recorder.confirmed, recorder.refused, recorder.lost),
+        events=recorder.calls,
     )
     task = asyncio.create_task(source.run())
     try:
@@ -235,7 +225,7 @@ async def test_a_stale_sentinel_is_outvoted_at_the_start_and_later(
 ) -> None:
     trio.settle()
     elsewhere = make_redis()  # a master too, at which nobody publishes
-    stale = StaleSentinel(elsewhere.port)
+    stale = Watcher(elsewhere.port)
     try:
         ports = [stale.port, *(sentinel.port for sentinel in trio.sentinels[:2])]
         url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{trio.name}"
@@ -277,7 +267,7 @@ async def test_a_stale_sentinel_that_is_alone_is_followed_until_the_others_are_b
 ) -> None:
     trio.settle()
     elsewhere = make_redis()
-    stale = StaleSentinel(elsewhere.port)
+    stale = Watcher(elsewhere.port)
     try:
         ports = [stale.port, *(sentinel.port for sentinel in trio.sentinels[:2])]
         url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{trio.name}"

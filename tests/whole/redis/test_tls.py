@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.processes import free_port
 from tests.lib.certificates import certificate
-from tests.lib.servers import RedisServer, eventually, free_port, serving
-from tests.whole.redis.test_link import linked
+from tests.lib.links import linked
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import eventually
 from wsd.config import Settings
 
 

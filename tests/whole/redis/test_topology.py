@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from tests.lib.addresses import parse_address
-from tests.lib.servers import PATIENCE, RedisServer
-from tests.whole.redis.test_link import needs_sharding
+from tests.lib.marks import needs_sharding
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import PATIENCE
 from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.redis import topology as topology_module

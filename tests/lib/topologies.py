@@ -5,14 +5,10 @@ Both take seconds to start and are meant to be used again: `settle` makes one wh
 
 from __future__ import annotations
 
-import random
 import shutil
-import signal
-import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +17,12 @@ from typing import Any, Self
 import hiredis
 from redis.crc import key_slot
 
-from tests.faults.pipe import ask
-from tests.lib.servers import PATIENCE, RedisServer
+from bench.processes import free_port, redis_executable
+from tests.lib.pipe import ask
+from tests.lib.servers import RedisServer, Sentinel
+from tests.lib.waiting import until
 
-__all__ = ["SLOTS", "ClusterOfSix", "SentinelTrio", "redis_cli", "redis_version", "until"]
+__all__ = ["SLOTS", "ClusterOfSix", "ClusterOfThree", "SentinelTrio", "redis_cli"]
 
 SLOTS = 16_384
 
@@ -43,35 +41,13 @@ NODE_TIMEOUT = 1500
 SETTLE = 120.0
 """Seconds that a deployment has to become whole again."""
 
-PORTS = range(15_000, 22_000)
-"""Where to look for ports: a node's bus has its port and 10,000. Both are below the ports that clients get, so none of
-those is taken while a server is down, and no client connects to itself."""
-
-
-def quiet_port() -> int:
-    """A port on which, and 10,000 above, nobody listens."""
-    while True:
-        port = random.choice(PORTS)
-        with suppress(OSError), ExitStack() as stack:
-            for number in (port, port + 10_000):
-                stack.enter_context(socket.create_server(("127.0.0.1", number)))
-            return port
-
-
-def until(condition: Callable[[], object], what: str, patience: float = SETTLE) -> None:
-    """Wait for what another process does. A server that is away, or starting, makes it false."""
-    deadline = time.monotonic() + patience
-    while True:
-        with suppress(hiredis.HiredisError, OSError):
-            if condition():
-                return
-        assert time.monotonic() < deadline, f"{what} did not come true within {patience:g} s"
-        time.sleep(0.02)
+BUS = 10_000
+"""How far above its port a node of a cluster listens for other nodes."""
 
 
 def redis_cli(*arguments: str | int) -> str:
     """Run redis-cli; return what it prints."""
-    program = shutil.which("redis-cli") or str(Path(RedisServer.executable()).with_name("redis-cli"))
+    program = shutil.which("redis-cli") or str(Path(redis_executable()).with_name("redis-cli"))
     done = subprocess.run(
         [program, *map(str, arguments)], capture_output=True, text=True, timeout=2 * SETTLE, check=False
     )
@@ -79,53 +55,24 @@ def redis_cli(*arguments: str | int) -> str:
     return done.stdout
 
 
-def redis_version() -> tuple[int, ...]:
-    """The version of redis-server that the tests use."""
-    printed = subprocess.run([RedisServer.executable(), "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(map(int, printed.split("v=", 1)[1].split()[0].split(".")))
+class Watcher(Sentinel):
+    """A Sentinel that watches one master.
 
-
-class Sentinel:
-    """A Sentinel that watches one master."""
+    Args:
+        master: its port.
+    """
 
     def __init__(self, master: int) -> None:
-        self.port = quiet_port()
-        self.directory = Path(tempfile.mkdtemp(prefix="wsd-sentinel-"))
-        config = self.directory / "sentinel.conf"  # it writes there what it learns
-        config.write_text(
-            f"port {self.port}\n"
-            "bind 127.0.0.1\n"
-            f"dir {self.directory}\n"
-            f"sentinel monitor {MASTER} 127.0.0.1 {master} 2\n"
-            f"sentinel auth-user {MASTER} {SENTINEL_USER}\n"
-            f"sentinel auth-pass {MASTER} {SENTINEL_USER}\n"
-            f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER}\n"
-            f"sentinel failover-timeout {MASTER} {FAILOVER_TIMEOUT}\n"
+        super().__init__(
+            f"sentinel monitor {MASTER} 127.0.0.1 {master} 2",
+            f"sentinel auth-user {MASTER} {SENTINEL_USER}",
+            f"sentinel auth-pass {MASTER} {SENTINEL_USER}",
+            f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER}",
+            f"sentinel failover-timeout {MASTER} {FAILOVER_TIMEOUT}",
         )
-        self._config = config
-        self.start()
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with (self.directory / "sentinel.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [RedisServer.executable(), str(self._config), "--sentinel"], stdout=log, stderr=log
-            )
-        until(lambda: self("PING"), "a Sentinel", PATIENCE)
-
-    def stop(self) -> None:
-        """End it, and wait until it is gone."""
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
-
-    def remove(self) -> None:
-        """End it and remove its files."""
-        self.stop()
-        shutil.rmtree(self.directory)
-
-    def __call__(self, *command: str | int) -> Any:
-        """Run one command."""
+    def __call__(self, *command: str | bytes | int) -> Any:
+        """Run one command; a Sentinel that is away or frozen is soon given up."""
         return ask(self.port, *command)
 
     def master(self) -> tuple[int, int]:
@@ -152,7 +99,6 @@ class Replicated(RedisServer):
             *("--repl-diskless-sync-delay", "0", "--repl-timeout", "5"),
             *("--user", SENTINEL_USER, "on", f">{SENTINEL_USER}", "allcommands", "allchannels", "allkeys"),
             *options,
-            port=quiet_port(),
         )
 
     def role(self) -> str:
@@ -173,13 +119,13 @@ class SentinelTrio:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.servers: list[Replicated] = []
-            self.sentinels: list[Sentinel] = []
+            self.sentinels: list[Watcher] = []
             for _ in range(3):
                 follow = ("--replicaof", "127.0.0.1", str(self.servers[0].port)) if self.servers else ()
                 self.servers.append(Replicated(*follow))
                 stack.callback(self.servers[-1].remove)
             for _ in range(3):
-                self.sentinels.append(Sentinel(self.servers[0].port))
+                self.sentinels.append(Watcher(self.servers[0].port))
                 stack.callback(self.sentinels[-1].remove)
             self._first = self.servers[0].port
             self.settle()
@@ -222,17 +168,17 @@ class SentinelTrio:
     def settle(self) -> None:
         """Make it whole: start or thaw what is down, and wait until all know of each other."""
         for sentinel in self.sentinels:
-            if sentinel.process.poll() is not None:
+            if sentinel.process.status is not None:
                 sentinel.start()
-        until(self.master_port, "a master")
+        until(self.master_port, "a master", SETTLE)
         for server in self.servers:
-            if server.process.poll() is not None:
+            if server.process.status is not None:
                 self._restart(server)
             server.thaw()
         for server in self.servers:
             server("ACL", "SETUSER", SENTINEL_USER, "allcommands")
         self._set_periods(200, 200)
-        until(self._whole, "a master with two replicas and three Sentinels that agree")
+        until(self._whole, "a master with two replicas and three Sentinels that agree", SETTLE)
         self._set_periods(10_000, 2000)
 
     def _set_periods(self, info: int, publish: int) -> None:
@@ -254,7 +200,7 @@ class SentinelTrio:
             server.role() == "master" if server.port == master else server.follows(master) for server in self.servers
         )
 
-    def _sees_all(self, sentinel: Sentinel, master: int) -> bool:
+    def _sees_all(self, sentinel: Watcher, master: int) -> bool:
         fields = dict(_pairs(sentinel("SENTINEL", "MASTER", MASTER)))
         replicas = [dict(_pairs(replica)) for replica in sentinel("SENTINEL", "REPLICAS", MASTER)]
         return (
@@ -273,7 +219,7 @@ class Node(RedisServer):
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT)),
             *("--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration", "no"),
             *("--repl-diskless-sync-delay", "0", "--repl-timeout", "5"),
-            port=quiet_port(),
+            port=free_port(bus=BUS),
         )
         self.id = str(ask(self.port, "CLUSTER", "MYID"))
 
@@ -371,10 +317,10 @@ class ClusterOfSix:
         """
         time.sleep(max(self._failed_over_at + 2.5 * NODE_TIMEOUT / 1000 - time.monotonic(), 0))
         for node in self.nodes:
-            if node.process.poll() is not None:
+            if node.process.status is not None:
                 node.start()
             node.thaw()
-        until(self._whole, "a cluster of three masters with a replica each")
+        until(self._whole, "a cluster of three masters with a replica each", SETTLE)
 
     def _whole(self) -> bool:
         views = [self._view(node) for node in self.nodes]
@@ -406,3 +352,55 @@ def _claims(lines: Iterable[Sequence[str]]) -> Iterable[tuple[int, int, list[int
             port = int(fields[1].split("@")[0].rsplit(":", 1)[1])
             ranges = [part.split("-") for part in fields[8:] if not part.startswith("[")]
             yield port, int(fields[6]), [slot for part in ranges for slot in range(int(part[0]), int(part[-1]) + 1)]
+
+
+class ClusterOfThree:
+    """A Redis Cluster of three masters."""
+
+    def __init__(self) -> None:
+        with ExitStack() as stack:
+            self.masters: list[RedisServer] = []
+            for number, (first, last) in enumerate(((0, 5460), (5461, 10922), (10923, 16383)), start=1):
+                bus = free_port()
+                node = RedisServer("--cluster-enabled", "yes", "--cluster-port", str(bus))
+                stack.callback(node.remove)
+                node("CLUSTER", "SET-CONFIG-EPOCH", number)
+                node("CLUSTER", "ADDSLOTSRANGE", first, last)
+                for other in self.masters:  # they would find each other, later
+                    other("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+                self.masters.append(node)
+            self._wait()
+            self._stack = stack.pop_all()
+
+    def _wait(self) -> None:
+        until(lambda: all(self._is_complete(node) for node in self.masters), "the cluster has formed")
+
+    @staticmethod
+    def _is_complete(node: RedisServer) -> bool:
+        info: bytes = node("CLUSTER", "INFO")
+        return b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info
+
+    def remove(self) -> None:
+        """End it."""
+        self._stack.close()
+
+    def owner(self, channel: str) -> RedisServer:
+        """The node that has a channel's slot."""
+        slot = self.masters[0]("CLUSTER", "KEYSLOT", channel)
+        for first, last, (_, port, *_), *_ in self.masters[0]("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.masters if node.port == port)
+        raise AssertionError(f"nobody has the slot {slot}")
+
+    def move(self, channel: str, target: RedisServer) -> None:
+        """Give the slot of a channel to another node, as resharding does at its end."""
+        slot = target("CLUSTER", "KEYSLOT", channel)
+        identity = target("CLUSTER", "MYID")
+        # Without it the target does not raise its epoch, and what the others say next may undo the move.
+        target("CLUSTER", "SETSLOT", slot, "IMPORTING", self.owner(channel)("CLUSTER", "MYID"))
+        for node in [target, *(node for node in self.masters if node is not target)]:
+            node("CLUSTER", "SETSLOT", slot, "NODE", identity)
+
+    def url(self, *seeds: int) -> str:
+        """Its redis_url."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{seed}" for seed in seeds)

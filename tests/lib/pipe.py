@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import hiredis
 
-__all__ = ["Pipe", "ask"]
+from tests.lib.servers import RedisServer
+from tests.lib.waiting import PATIENCE
+
+__all__ = ["Pipe", "ask", "redis_subscriber"]
 
 Command = tuple[str | bytes | int, ...]
 
@@ -55,7 +58,7 @@ class Pipe:
         self._socket.close()
 
 
-def ask(port: int, *command: str | int, patience: float = 1.0) -> Reply:
+def ask(port: int, *command: str | bytes | int, patience: float = 1.0) -> Reply:
     """Run one command on a connection of its own; return the reply.
 
     Raises:
@@ -68,7 +71,28 @@ def ask(port: int, *command: str | int, patience: float = 1.0) -> Reply:
     finally:
         pipe.close()
     if reply is None:
-        raise ConnectionError(f"no answer to {command[0]}")
+        raise ConnectionError(f"no answer to {command[0]!r}")
     if isinstance(reply, hiredis.ReplyError):
         raise reply
     return reply
+
+
+class redis_subscriber:
+    """A subscriber of a channel that is no daemon; gives an iterator over what it receives."""
+
+    def __init__(self, server: RedisServer, channel: str, command: str = "SUBSCRIBE") -> None:
+        self._connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+        self._file = self._connection.makefile("rb")
+        self._connection.sendall(f"{command} {channel}\r\n".encode())
+        assert len([self._file.readline() for _ in range(6)]) == 6
+
+    def __enter__(self) -> Iterator[bytes]:
+        return self._messages()
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+        self._connection.close()
+
+    def _messages(self) -> Iterator[bytes]:
+        while True:
+            yield [self._file.readline() for _ in range(7)][6].removesuffix(b"\r\n")

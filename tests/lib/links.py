@@ -1,0 +1,44 @@
+"""A link to Redis, with what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.lib.addresses import parse_address
+from tests.lib.recorder import Recorder
+from tests.lib.waiting import eventually
+from wsd.deployment import Address
+from wsd.metrics import Metrics
+from wsd.redis.link import Fixed, Link
+from wsd.redis.wire import CLASSIC, Dialect
+
+__all__ = ["HEARTBEAT", "linked"]
+
+HEARTBEAT = 0.4
+"""Seconds."""
+
+
+@asynccontextmanager
+async def linked(
+    address: Address | str, *, wait: bool = True, dialect: Dialect = CLASSIC
+) -> AsyncIterator[tuple[Link, Recorder]]:
+    """Run a link to a server, and record what it says."""
+    recorder = Recorder()
+    link = Link(
+        Fixed(parse_address(address) if isinstance(address, str) else address),
+        dialect=dialect,
+        heartbeat=HEARTBEAT,
+        metrics=Metrics(),
+        events=recorder.calls,
+        private=lambda: b"__wsd:private",
+    )
+    task = asyncio.create_task(link.run())
+    try:
+        if wait:
+            await eventually(lambda: link.up, "the link")
+        yield link, recorder
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
