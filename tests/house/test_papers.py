@@ -25,6 +25,7 @@ from wsd.cli.commands import MODULES
 from wsd.clients import connection, session
 from wsd.config import Settings, text
 from wsd.protocol import messages
+from wsd.protocol.codes import Close, Reaction
 
 papers = pytest.mark.parametrize("path", PAPERS)
 
@@ -407,6 +408,13 @@ def test_the_messages_are_those_of_the_code() -> None:
     for line in shown.splitlines():
         if line.startswith('{"action":') and '"SESSION","context"' in line:
             assert messages.parse_request(line).session == "SESSION"
+
+
+def test_the_clients_stop_at_the_close_codes_that_tell_of_a_bug() -> None:
+    stop = sorted(code for code in Close if code.reaction is Reaction.STOP)
+    for block in paper("wsd/PROTOCOL.md").of("Two clients to start from"):
+        (shown,) = re.findall(r"[\[(](1\d{3}(?:, \d{4})+)[\])]", block.text)
+        assert [int(code) for code in shown.split(", ")] == stop
 
 
 def test_the_limits_are_those_of_the_code() -> None:
