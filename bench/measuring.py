@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def _chosen(wanted: Wanted, absent: dict[str, str]) -> list[Cell]:
             raise Refused(f"--servers: {name} can't be measured here: {absent[name]}")
     if wanted.profile and py_spy() is None:
         raise Refused("--profile: py-spy is not installed: pip install '.[bench]'")
+    if wanted.hdr and find_spec("hdrh") is None:
+        raise Refused("--hdr: hdrhistogram is not installed: pip install '.[bench]'")
     if wanted.against is not None:
         if not (wanted.against / "wsd" / "__main__.py").is_file():
             raise Refused(f"--against: {wanted.against} is no checkout of wsd")

@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any
-
-from hdrh.histogram import HdrHistogram
-from hdrh.log import HistogramLogWriter
+from typing import TYPE_CHECKING, Any
 
 from bench.load.histogram import Histogram, middle
 from bench.measure.work import Result
 from bench.report.saved import UnusableFile, save
+
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
 
 __all__ = ["save_csv", "save_hdr"]
 
@@ -68,6 +68,8 @@ def save_hdr(directory: Path, results: list[Result]) -> None:
     Raises:
         UnusableFile: if that can't be.
     """
+    from hdrh.log import HistogramLogWriter
+
     logs: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         if "histogram" in result or "setup" in result:
@@ -90,6 +92,8 @@ def save_hdr(directory: Path, results: list[Result]) -> None:
 
 
 def _recorded(histogram: Histogram) -> HdrHistogram:
+    from hdrh.histogram import HdrHistogram
+
     recorded = HdrHistogram(1, LONGEST, DIGITS)
     for number, count in histogram.counts.items():
         recorded.record_value(min(max(round(middle(number)), 1), LONGEST), count)
