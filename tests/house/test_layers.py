@@ -17,7 +17,7 @@ ROOT = Path(wsd.__file__).parent
 
 # A room is a module or a package, whose modules are its own affair. `protocol.codes` is a table that errors refer to.
 LAYERS = (
-    {"protocol.codes", "outlet", "backoff", "slices", "systemd", "source", "tls"},
+    {"protocol.codes", "backoff", "slices", "systemd", "source", "tls"},
     {"errors"},
     {"logs", "descriptors", "sockets", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},

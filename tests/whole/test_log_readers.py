@@ -22,7 +22,7 @@ import websocket
 from bench.processes import Program, free_port
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import PATIENCE
-from wsd.outlet import MAX_BYTES, MAX_LINES, Outlet
+from wsd.logs.outlet import MAX_BYTES, MAX_LINES, Outlet
 
 F_SETPIPE_SZ = 1031  # fcntl(2); Python has the name since 3.10 on Linux only
 

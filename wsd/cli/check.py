@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from argparse import Namespace
 
-from wsd.cli.output import printable, say, write
+from wsd.cli.output import say, write
 from wsd.cli.settings import settings_and_places
 from wsd.config import describe, warnings
+from wsd.logs import printable
 
 __all__ = ["run"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from wsd import logs
 from wsd.errors import CommandError
 
-__all__ = ["check_stdout", "close_stdout", "printable", "say", "while_read", "write"]
+__all__ = ["check_stdout", "close_stdout", "say", "while_read", "write"]
 
 
 def check_stdout() -> None:
@@ -52,15 +52,10 @@ def _unwritable(exc: OSError) -> CommandError:
 
 def say(line: str) -> None:
     """Print a line on standard error: in the log where there is one, because a daemon must not wait for its reader."""
-    if logs.say(printable(line)):
+    if logs.say(logs.printable(line)):
         return
     with suppress(OSError):  # nobody reads it any more
-        print(f"wsd: {printable(line)}", file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would take for a command, or for the end of the line."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+        print(f"wsd: {logs.printable(line)}", file=sys.stderr, flush=True)
 
 
 async def while_read(work: Coroutine[Any, Any, None]) -> None:
