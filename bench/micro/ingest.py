@@ -20,7 +20,8 @@ from bench.micro.fakes import Ear, Nowhere, Queue
 from bench.micro.parts import House, make_payload
 from bench.micro.work import Comparison, Work, clock
 from wsd.deployment import Address
-from wsd.redis.link import Fixed, Link
+from wsd.redis.guides import Fixed
+from wsd.redis.link import Link
 from wsd.redis.wire import CLASSIC, Wire
 from wsd.source import Events
 

@@ -10,8 +10,8 @@ from tests.lib.addresses import parse_address
 from tests.lib.recorder import Recorder
 from tests.lib.waiting import eventually
 from wsd.deployment import Address
-from wsd.metrics import Metrics
-from wsd.redis.link import Fixed, Link
+from wsd.redis.guides import Fixed
+from wsd.redis.link import Link
 from wsd.redis.wire import CLASSIC, Dialect
 
 __all__ = ["HEARTBEAT", "linked"]
@@ -22,15 +22,15 @@ HEARTBEAT = 0.4
 
 @asynccontextmanager
 async def linked(
-    address: Address | str, *, wait: bool = True, dialect: Dialect = CLASSIC
+    address: Address | str, *, wait: bool = True, dialect: Dialect = CLASSIC, recorder: Recorder | None = None
 ) -> AsyncIterator[tuple[Link, Recorder]]:
-    """Run a link to a server, and record what it says."""
-    recorder = Recorder()
+    """Run a link to a server, and record what it says and counts."""
+    recorder = recorder or Recorder()
     link = Link(
         Fixed(parse_address(address) if isinstance(address, str) else address),
         dialect=dialect,
         heartbeat=HEARTBEAT,
-        metrics=Metrics(),
+        metrics=recorder.metrics,
         events=recorder.calls,
         private=lambda: b"__wsd:private",
     )

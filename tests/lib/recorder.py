@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from tests.lib.waiting import eventually
+from wsd.metrics import Metrics
 from wsd.source import Events
 
 __all__ = ["Recorder"]
 
 
 class Recorder:
-    """Keeps what a link, or a source of several links, has said, in order."""
+    """Keeps what a link, or a source of several links, has said, in order, and what it has counted."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.metrics = Metrics()
         self.calls = Events(self.message, self.confirmed, self.refused, self.lost)  # what to give to it
 
     def message(self, channel: bytes, payload: bytes) -> None:

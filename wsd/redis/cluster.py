@@ -1,4 +1,4 @@
-"""A Redis Cluster: for sharded Pub/Sub one link per node, for classic Pub/Sub one link to any node.
+"""A Redis Cluster with sharded Pub/Sub: one link per node. (Classic Pub/Sub takes one link, to any node.)
 
 A sharded channel lives in a slot, and a slot on a node. Each channel is entrusted to the link of the node that serves
 its slot; a link is opened when a channel needs it. The topology is looked up again on a timer, and at once when
@@ -13,24 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from wsd.backoff import Backoff, spread
-from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
-from wsd.redis.link import Fixed, Link
+from wsd.redis.guides import Fixed
+from wsd.redis.link import Link
 from wsd.redis.slots import key_slot
-from wsd.redis.topology import Nodes, Place, Topology
+from wsd.redis.topology import REFRESH_INTERVAL, Nodes, Place, Topology
 from wsd.source import Events, LinkStatus
 
-__all__ = ["AnyNode", "ShardedCluster"]
-
-REFRESH_INTERVAL = 30.0
-"""Seconds at most between two looks at a topology that nobody doubts."""
+__all__ = ["ShardedCluster"]
 
 BACKOFF_FIRST, BACKOFF_MAX = 0.1, 1.0
 """Seconds: bounds of the growing wait before a topology that is doubted is looked up again. A node takes several
@@ -44,47 +40,6 @@ PROBE_NAMES = 20_000
 name takes 0.4 µs."""
 
 logger = logging.getLogger(__name__)
-
-
-class AnyNode:
-    """Leads a link to one of the masters: classic Pub/Sub reaches all nodes.
-
-    Args:
-        nodes: the nodes.
-    """
-
-    master_only = False
-    note = ""
-
-    def __init__(self, nodes: Nodes) -> None:
-        self._nodes = nodes
-        self._place: Place | None = None  # where the link was last sent
-
-    async def locate(self) -> Address:
-        """Choose another master than last time; replicas of wsd spread over them.
-
-        Raises:
-            LinkError: if no node tells the topology.
-        """
-        topology = await self._nodes.ask()
-        masters = topology.masters
-        others = [place for place in masters if place != self._place] or masters
-        if not others:
-            raise LinkError(f"the cluster has no master with slots that can be reached{_because(topology)}")
-        self._place = random.choice(others)
-        return self._nodes.address(self._place)
-
-    def arrived(self) -> None:
-        """It is any node."""
-
-    async def run(self, relocate: Callable[[str], None]) -> None:
-        """Leave a node that the others have lost."""
-        while True:
-            await asyncio.sleep(spread(REFRESH_INTERVAL))
-            with suppress(LinkError, OSError):
-                topology = await self._nodes.ask()
-                if self._place is not None and self._place not in {*topology.masters, *topology.replicas}:
-                    relocate("the cluster has lost this node")
 
 
 class ShardedCluster:
@@ -136,9 +91,13 @@ class ShardedCluster:
         """Why not everything can be subscribed, for people; ``""`` if it can."""
         if self._problem:
             return self._problem
-        failing = (link.problem for link in self._links.values() if link.failing and link.wanted)
-        homeless = f"{len(self._homeless)} channels are in slots that no node serves{_because(self._topology)}"
-        return next(failing, homeless * bool(self._homeless))
+        for link in self._links.values():
+            if link.failing and link.wanted:
+                return link.problem
+        if self._homeless:
+            because = self._topology.because if self._topology is not None else ""
+            return f"{len(self._homeless)} channels are in slots that no node serves{because}"
+        return ""
 
     @property
     def up(self) -> bool:
@@ -252,7 +211,9 @@ class ShardedCluster:
             self._entrust(channel, missed=missed)
         logger.info(
             "the cluster has %d masters with slots; %d channels have moved, %d of them with a gap",
-            *(len(topology.masters), len(moved), sum(moved.values())),
+            len(topology.masters),
+            len(moved),
+            sum(moved.values()),
         )
 
     def _entrust(self, channel: bytes, *, missed: bool) -> None:
@@ -289,10 +250,6 @@ class ShardedCluster:
             if self._owners[key_slot(channel)] == place:
                 return channel
         return b""
-
-
-def _because(topology: Topology | None) -> str:
-    return f" ({topology.problem})" if topology is not None and topology.problem else ""
 
 
 _NOWHERE: Place = ("", 0)

@@ -15,7 +15,7 @@ __all__ = ["Probe"]
 class Probe:
     """What is known about delivery on one link.
 
-    Times are ``time.monotonic()``, since uvloop's clock stands still within a pass and counts milliseconds.
+    Times are ``time.monotonic()``, because uvloop's clock stands still within a pass and counts milliseconds.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Probe:
         self.returned_at = self._sent_at = None
         self.round_trip = math.nan
 
-    def confirmed(self, subscribed: bool) -> None:
+    def changed(self, subscribed: bool) -> None:
         """Redis has subscribed the private channel, or has taken it away."""
         self.live = subscribed
         if not subscribed:

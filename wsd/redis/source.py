@@ -8,8 +8,9 @@ from typing import Literal
 
 from wsd.deployment import Cluster, Deployment, Sentinel, is_sharded
 from wsd.metrics import Metrics
-from wsd.redis.cluster import AnyNode, ShardedCluster
-from wsd.redis.link import Fixed, Guide, Link
+from wsd.redis.cluster import ShardedCluster
+from wsd.redis.guides import AnyNode, Fixed, Guide
+from wsd.redis.link import Link
 from wsd.redis.sentinel import SentinelGuide
 from wsd.redis.topology import Nodes
 from wsd.redis.wire import CLASSIC, SHARDED
@@ -33,7 +34,7 @@ def make_source(
         deployment: where Redis is.
         pubsub: the kind of Pub/Sub; ``auto`` is sharded on a cluster and classic elsewhere.
         prefix: what every channel begins with, private ones too: a Redis user may be confined to it.
-        heartbeat: seconds; see `wsd.redis.link.Link`.
+        heartbeat: seconds; see `wsd.redis.vitals`.
         metrics: counts.
         events: whom to call.
     """

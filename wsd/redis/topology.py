@@ -27,14 +27,17 @@ from wsd.redis.place import Place, told_number, told_place
 from wsd.redis.slots import SLOTS
 from wsd.redis.wire import CLASSIC, Reply, Wire, connect, public
 
-__all__ = ["Nodes", "Place", "Topology"]
+__all__ = ["REFRESH_INTERVAL", "Nodes", "Place", "Topology"]
+
+REFRESH_INTERVAL = 30.0
+"""Seconds at most between two looks at a topology that nobody doubts."""
 
 ASKED = 5
 """Nodes that are asked at a time."""
 
 DOUBTERS = 2
-"""How many of those may be nodes at which something seemed wrong. Such a one is the first to know that it serves a slot
-no more, if it knows anything."""
+"""How many of those may be nodes at which something seemed wrong. Such a node knows first that it has lost a slot,
+provided that it still answers."""
 
 GRACE = 0.3
 """Seconds that the others have to answer after the first: a node that is dead takes much longer."""
@@ -48,6 +51,11 @@ class Topology:
     replicas: frozenset[Place]
     ok: bool  # whether the cluster says that it works
     problem: str = ""  # why some of the nodes that it names can't be reached, for people
+
+    @property
+    def because(self) -> str:
+        """The problem in brackets, to stand behind what it causes; ``""`` if there is none."""
+        return f" ({self.problem})" if self.problem else ""
 
     @property
     def masters(self) -> list[Place]:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from reprlib import Repr
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, cast
 
 import hiredis
@@ -154,9 +154,10 @@ class Wire(asyncio.Protocol):
         self._paused = 0.0  # seconds for which we did not
         self._lost: tuple[Exception | None] | None = None  # how the connection ended, while something is to be handled
         self._output: list[bytes] = []  # commands that leave at the end of this pass, in one write
-        self.received_at = self._loop.time()  # when Redis last sent anything
-        # Whether the server is one of RESP2 in spite of its HELLO, which takes no commands from a subscriber.
-        self.takes_no_commands = False
+        self.received_at = monotonic()  # when Redis last sent anything
+        # True for fakeredis (`wsd dev`): it answers HELLO 3, but as in RESP2 a subscribed connection may send PING
+        # alone. So nothing is probed or audited.
+        self.is_fakeredis = False
         self._unfinished = 0  # bytes at least that have come of something that isn't whole yet
         self.reply_most: float = REPLY_MOST  # how many they may be
         self.closed: asyncio.Future[str] = self._loop.create_future()  # with the reason
@@ -183,7 +184,7 @@ class Wire(asyncio.Protocol):
             channels: more arguments: channels whose subscription changes.
             key: the channel that decides the slot, if it is one of ``words``.
         """
-        command = _Command(name, on_reply, channels, key, self._reading_time(self._loop.time()))
+        command = _Command(name, on_reply, channels, key, self._reading_time(monotonic()))
         self._commands.append(command)
         if not self._output:
             self._loop.call_soon(self.flush)
@@ -273,7 +274,7 @@ class Wire(asyncio.Protocol):
 
     def _handle(self) -> None:
         """Handle what has come, for a slice of time; go on when the loop has had its turn."""
-        self.received_at = self._loop.time()
+        self.received_at = monotonic()
         gets = self._reader.gets
         message = self._dialect.message
         changes = (self._dialect.subscribed, self._dialect.unsubscribed)
@@ -320,7 +321,7 @@ class Wire(asyncio.Protocol):
     def _pause(self) -> None:
         """Don't read from the socket until what has come is handled."""
         if self._paused_at is None:
-            self._paused_at = self._loop.time()
+            self._paused_at = monotonic()
             self._transport.pause_reading()
         if not self._held:
             self._loop.call_soon(self.read_on)
@@ -333,7 +334,7 @@ class Wire(asyncio.Protocol):
     def _resume(self) -> None:
         if self._paused_at is None:
             return
-        self._paused += self._loop.time() - self._paused_at
+        self._paused += monotonic() - self._paused_at
         self._paused_at = None
         if self._lost is not None:
             self._end(*self._lost)
@@ -474,7 +475,7 @@ class _Attempt:
         except BaseException:
             wire.fail("could not log in")
             raise
-        wire.takes_no_commands = server.get("server") == "fakeredis"
+        wire.is_fakeredis = server.get("server") == "fakeredis"
         return wire, server
 
 

@@ -14,9 +14,10 @@ from tests.lib.waiting import eventually
 from wsd.deployment import Address
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
-from wsd.redis import cluster as cluster_module
-from wsd.redis.cluster import AnyNode, ShardedCluster
-from wsd.redis.link import Fixed, Link
+from wsd.redis import guides as guides_module
+from wsd.redis.cluster import ShardedCluster
+from wsd.redis.guides import AnyNode, Fixed
+from wsd.redis.link import Link
 from wsd.redis.slots import SLOTS, key_slot
 from wsd.redis.topology import Nodes, Place, Topology
 from wsd.source import Events
@@ -122,7 +123,7 @@ class House:
         self.lost += channels
 
     def make_link(self, guide: Fixed, name_private: Callable[[], bytes], on_trouble: Callable[[], None]) -> Link:
-        place = (guide._address.host, guide._address.port)
+        place = (guide.address.host, guide.address.port)
         self.links[place] = PlayedLink(place, name_private, on_trouble)
         return cast(Link, self.links[place])
 
@@ -291,7 +292,7 @@ async def test_the_probe_of_a_link_has_a_channel_in_a_slot_of_its_node() -> None
 
 
 async def test_classic_links_go_to_any_master_and_leave_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "REFRESH_INTERVAL", 0.01)
+    monkeypatch.setattr(guides_module, "REFRESH_INTERVAL", 0.01)
     nodes = PlayedNodes(split(A, B))
     guide = AnyNode(cast(Nodes, nodes))
     first = await guide.locate()

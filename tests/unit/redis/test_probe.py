@@ -10,7 +10,7 @@ DEADLINE = 5.0
 def listening() -> Probe:
     probe = Probe()
     probe.channel = b"private"
-    probe.confirmed(True)
+    probe.changed(True)
     return probe
 
 
@@ -54,11 +54,11 @@ def test_under_load_a_probe_waits_behind_the_messages() -> None:
 def test_a_new_connection_or_a_slot_that_moved_begins_anew() -> None:
     probe = listening()
     probe.next(0.0)
-    probe.confirmed(False)
+    probe.changed(False)
     assert not probe.channel
     assert not probe.overdue(100.0, DEADLINE)
     probe.channel = b"other"
-    probe.confirmed(True)
+    probe.changed(True)
     assert probe.next(0.0) == "2", "an old number that comes late means nothing"
 
 

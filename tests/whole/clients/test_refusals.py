@@ -52,7 +52,7 @@ async def test_that_delivery_cannot_be_probed_is_said(renamed: RedisServer, capl
 
 
 async def test_a_probe_that_was_refused_is_tried_again(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsd.redis.link.AUDIT_INTERVAL", 0.5)
+    monkeypatch.setattr("wsd.redis.vitals.AUDIT_INTERVAL", 0.5)
     permitted = "+@connection", "+@pubsub"
     own_redis("ACL", "SETUSER", "wsd", "on", ">pw", *permitted, "-publish", "&*")
     url = f"redis://wsd:pw@127.0.0.1:{own_redis.port}"

@@ -247,10 +247,11 @@ def test_whatever_is_answered_nothing_of_ours_ends(
         "wsd.redis.link.BACKOFF_MAX": 0.001,
         "wsd.redis.cluster.BACKOFF_MAX": 0.001,
         "wsd.redis.cluster.REFRESH_INTERVAL": 0.01,
+        "wsd.redis.guides.REFRESH_INTERVAL": 0.01,
         "wsd.redis.sentinel.BACKOFF_MAX": 0.001,
         "wsd.redis.sentinel.MIN_PATIENCE": 0.05,
         "wsd.redis.link.MIN_CONNECT_TIMEOUT": 0.05,
-        "wsd.redis.link.AUDIT_INTERVAL": 0.0,
+        "wsd.redis.vitals.AUDIT_INTERVAL": 0.0,
     }
     patches = [patch(name, seconds) for name, seconds in quick.items()]
     for each in patches:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,11 +14,13 @@ import pytest
 from tests.lib.links import HEARTBEAT, linked
 from tests.lib.marks import needs_sharding
 from tests.lib.proxy import Flow, Proxy
+from tests.lib.recorder import Recorder
 from tests.lib.servers import RedisServer, redis_version
 from tests.lib.waiting import eventually
 from wsd.logs import BoundedLogger
 from wsd.redis import channels as channels_module
 from wsd.redis import link as link_module
+from wsd.redis import vitals as vitals_module
 from wsd.redis.link import Link
 from wsd.redis.wire import SHARDED, connect
 
@@ -38,7 +40,7 @@ async def test_a_thousand_refused_connections_in_a_row_are_not_the_last(
 
     monkeypatch.setattr(link_module, "connect", refused)
     async with linked(redis.url) as (link, recorder):
-        assert link._metrics.link_failures == 3000
+        assert recorder.metrics.link_failures == 3000
         link.subscribe(b"after")
         await recorder.until("confirmed", b"after")
 
@@ -170,10 +172,10 @@ async def test_a_wrong_password_is_said_without_the_password(
 
 async def test_a_failing_login_is_retried_at_a_bounded_rate(make_redis: Callable[..., RedisServer]) -> None:
     server = make_redis("--requirepass", "right")
-    async with linked(f"redis://:wrong@127.0.0.1:{server.port}", wait=False) as (link, _):
+    async with linked(f"redis://:wrong@127.0.0.1:{server.port}", wait=False) as (_, recorder):
         await asyncio.sleep(1.5)
-        assert link._metrics.link_failures <= 8
-        await eventually(lambda: link._metrics.link_failures >= 2, "another attempt")
+        assert recorder.metrics.link_failures <= 8
+        await eventually(lambda: recorder.metrics.link_failures >= 2, "another attempt")
 
 
 async def test_a_unix_socket_is_an_address_too(redis: RedisServer) -> None:
@@ -313,8 +315,8 @@ async def test_the_log_tells_of_a_redis_that_is_away_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     own_redis.stop()
-    async with linked(own_redis.url, wait=False) as (link, _):
-        await eventually(lambda: link._metrics.link_failures >= 4)
+    async with linked(own_redis.url, wait=False) as (_, recorder):
+        await eventually(lambda: recorder.metrics.link_failures >= 4)
         assert caplog.text.count("can't connect to Redis") == 1
 
 
@@ -369,45 +371,43 @@ async def test_an_unasked_unsubscribe_is_a_gap_and_is_mended() -> None:
 async def test_a_handler_that_fails_does_not_stop_the_messages_behind(
     redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Failing(Recorder):
+        failed = 0
+
+        def message(self, channel: bytes, payload: bytes) -> None:
+            if self.failed < 50:
+                self.failed += 1
+                raise ZeroDivisionError
+            super().message(channel, payload)
+
     monkeypatch.setattr("wsd.redis.link.bugs", BoundedLogger(logging.getLogger("wsd.redis.link"), rate=0.01))
-    async with linked(redis.url) as (link, recorder):
+    async with linked(redis.url, recorder=Failing()) as (link, recorder):
         link.subscribe(b"bug")
         await recorder.until("confirmed", b"bug")
 
-        handle = recorder.message
-        failed: list[bytes] = []
-
-        def fail_often(channel: bytes, payload: bytes) -> None:
-            if len(failed) < 50:
-                failed.append(payload)
-                raise ZeroDivisionError
-            handle(channel, payload)
-
-        link._events = replace(link._events, on_message=fail_often)
         for number in range(51):
             redis.publish("bug", f"{number}")
         await recorder.until("message", b"bug", b"50")
-        assert link._metrics.internal_errors == 50
+        assert recorder.metrics.internal_errors == 50
         assert caplog.text.count("Traceback") == 1
 
 
 async def test_a_bug_about_one_channel_is_counted_and_harms_no_other(
     redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Failing(Recorder):
+        def confirmed(self, channel: bytes, gap: bool) -> None:
+            if channel != b"last":
+                raise ZeroDivisionError
+            super().confirmed(channel, gap)
+
     monkeypatch.setattr("wsd.redis.link.bugs", BoundedLogger(logging.getLogger("wsd.redis.link"), rate=0.01))
-
-    def fail(channel: bytes, gap: bool) -> None:
-        if channel != b"last":
-            raise ZeroDivisionError
-        recorder.confirmed(channel, gap)
-
-    async with linked(redis.url) as (link, recorder):
-        link._events = replace(link._events, on_confirmed=fail)
+    async with linked(redis.url, recorder=Failing()) as (link, recorder):
         for number in range(100):
             link.subscribe(b"%d" % number)
         link.subscribe(b"last")
         await recorder.until("confirmed", b"last")
-        assert link._metrics.internal_errors == 100
+        assert recorder.metrics.internal_errors == 100
         assert caplog.text.count("Traceback") == 1
         assert link.up
 
@@ -416,22 +416,28 @@ async def test_a_bug_about_one_channel_is_counted_and_harms_no_other(
 async def test_rubbish_for_an_answer_to_hello_is_a_reason_and_no_traceback(
     answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with scripted(answer) as url, linked(url, wait=False) as (link, _):
-        await eventually(lambda: link._metrics.link_failures > 1)
+    async with scripted(answer) as url, linked(url, wait=False) as (link, recorder):
+        await eventually(lambda: recorder.metrics.link_failures > 1)
         assert not link.problem.endswith(": ")
         assert "Traceback" not in caplog.text
-        assert not link._metrics.internal_errors
+        assert not recorder.metrics.internal_errors
 
 
 # Is what the link believes true?
 
 
+def returned_at(link: Link) -> float:
+    """When the last probe came back, to the hundredth of a second."""
+    age = link.status.probe_age
+    return 0.0 if age is None else round(monotonic() - age, 2)
+
+
 async def test_the_probe_tells_how_long_delivery_takes(redis: RedisServer) -> None:
     async with linked(redis.url) as (link, recorder):
-        await eventually(lambda: link.probe.returned_at is not None)
-        assert 0 < link.probe.round_trip < 15
-        first = link.probe.returned_at
-        await eventually(lambda: link.probe.returned_at != first)
+        await eventually(lambda: link.status.probe_age is not None)
+        assert 0 < link.status.probe_round_trip < 15
+        first = returned_at(link)
+        await eventually(lambda: returned_at(link) > first)
         assert "probe came back in" in link.status.line
         assert recorder.events == [], "it is nobody else's business"
 
@@ -441,33 +447,39 @@ async def test_a_server_that_answers_and_delivers_nothing_is_left(own_redis: Red
     async with Proxy(own_redis.port) as proxy, linked(f"redis://127.0.0.1:{proxy.port}") as (link, recorder):
         link.subscribe(b"c")
         await recorder.until("confirmed", b"c")
-        await eventually(lambda: link.probe.returned_at is not None)
+        await eventually(lambda: link.status.probe_age is not None)
         proxy.downward.flow = Flow.SWALLOW_PUSHES
         swallowed_at = loop.time()
         await recorder.until("lost")
         assert "nothing is delivered: probe" in link.problem
         # Two heartbeats by design; the rest is for a busy machine.
         assert loop.time() - swallowed_at < 2 * HEARTBEAT + 2
-        assert link._metrics.probes_lost == 1
+        assert recorder.metrics.probes_lost == 1
         proxy.downward.flow = Flow.PASS
         await recorder.until("gap", b"c")
 
 
 async def test_a_user_who_may_not_publish_is_served_without_a_probe(
-    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture, audited: None
 ) -> None:
+    """Nor may this user ask what an audit asks."""
     own_redis("ACL", "SETUSER", "wsd", "on", ">s3cret", "+@connection", "+subscribe", "+unsubscribe", "&*")
     async with linked(f"redis://wsd:s3cret@127.0.0.1:{own_redis.port}") as (link, recorder):
         link.subscribe(b"c")
         await recorder.until("confirmed", b"c")
-        await eventually(lambda: link.probe.off)
-        link._audit([b"c"])  # which this user may not either
+        await eventually(lambda: link.status.unprobed)
         await asyncio.sleep(3 * HEARTBEAT)
         assert link.healed
         assert recorder.count("lost") == 0
         assert "is not probed" in caplog.text
         assert "permit the Redis user +publish" in caplog.text
-        assert "not probed: permit" in link.status.line
+        await eventually(lambda: "not probed: permit" in link.status.line)
+
+
+@pytest.fixture
+def audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is an audit at each beat."""
+    monkeypatch.setattr(vitals_module, "AUDIT_INTERVAL", 0.0)
 
 
 async def drop_subscription(link: Link, channel: bytes) -> None:
@@ -480,45 +492,43 @@ async def drop_subscription(link: Link, channel: bytes) -> None:
     wire._on_change = see
 
 
-async def test_the_audit_finds_a_subscription_that_is_dead(own_redis: RedisServer) -> None:
+async def test_the_audit_finds_a_subscription_that_is_dead(own_redis: RedisServer, audited: None) -> None:
     async with linked(own_redis.url) as (link, recorder):
         for number in range(1200):
             link.subscribe(b"%d" % number)
         await eventually(lambda: link.confirmed == 1200)
         await drop_subscription(link, b"777")
         assert own_redis.publish("777", "missed") == 0
-        link._audit(link._channels.subscribed())
         await recorder.until("gap", b"777")
         assert recorder.count("gap") == 1
         assert own_redis.publish("777", "x") == 1
-        assert link._metrics.dead_subscriptions == 1
-        assert link._metrics.link_failures == 0
+        assert recorder.metrics.dead_subscriptions == 1
+        assert recorder.metrics.link_failures == 0
 
 
-async def test_the_audit_finds_a_dead_subscription_although_others_listen(own_redis: RedisServer) -> None:
+async def test_the_audit_finds_a_dead_subscription_although_others_listen(
+    own_redis: RedisServer, audited: None
+) -> None:
     async with linked(own_redis.url) as (link, recorder), linked(own_redis.url) as (other, heard):
         for one, record in ((link, recorder), (other, heard)):
             one.subscribe(b"a")
             one.subscribe(b"b")
             await record.until("confirmed", b"b")
         await drop_subscription(link, b"a")
-        link._audit(link._channels.subscribed())
         await recorder.until("gap", b"a")
         assert "Redis has only 2 of 3 subscriptions" in link.problem or link.healed
         await eventually(lambda: own_redis.publish("a", "x") == 2)
         assert heard.count("gap") == 0
 
 
-async def test_an_audit_that_finds_nothing_changes_nothing(own_redis: RedisServer) -> None:
+async def test_an_audit_that_finds_nothing_changes_nothing(own_redis: RedisServer, audited: None) -> None:
     async with linked(own_redis.url) as (link, recorder):
         for channel in (b"message", b"subscribe", b"pmessage"):  # words that replies and pushes share
             link.subscribe(channel)
         await eventually(lambda: link.confirmed == 3)
-        assert link._wire is not None
-        for _ in range(5):
-            link._audit(link._channels.subscribed())
-            link.subscribe(b"late")
-            await link._wire.ask("PING")
+        await asyncio.sleep(3 * HEARTBEAT)
+        link.subscribe(b"late")
+        await recorder.until("confirmed", b"late")
         await asyncio.sleep(HEARTBEAT)
         assert link.up
         assert recorder.count("lost") == recorder.count("message") == 0
@@ -534,13 +544,13 @@ async def test_an_overrun_is_named(own_redis: RedisServer, caplog: pytest.LogCap
         while own_redis.publish("c", b"x" * 100_000):
             pass  # this holds up the loop
         await recorder.until("gap", b"c")
-        await eventually(lambda: link._metrics.link_overruns == 1)
+        await eventually(lambda: recorder.metrics.link_overruns == 1)
         assert "client-output-buffer-limit pubsub" in caplog.text
         own_redis("CLIENT", "KILL", "TYPE", "pubsub")
         await eventually(lambda: recorder.count("gap") == 2)
         assert link._wire is not None
         await link._wire.ask("PING")
-        assert link._metrics.link_overruns == 1, "this was none"
+        assert recorder.metrics.link_overruns == 1, "this was none"
 
 
 # A replica.
@@ -556,14 +566,14 @@ async def test_a_replica_is_of_use_while_it_hears_its_master(
         assert "whether it hears its master can't be told: NOPERM" in caplog.text
         link.subscribe(b"c")
         await recorder.until("confirmed", b"c")
-        await eventually(lambda: link.probe.returned_at is not None)
+        await eventually(lambda: link.status.probe_age is not None)
         master.publish("c", "x")
         await recorder.until("message", b"c", b"x")
         master.stop()
         await eventually(lambda: "it is a replica that does not hear its master" in link.problem)
-        connects = link._metrics.link_connects
-        await eventually(lambda: link._metrics.link_failures > 2)
-        assert link._metrics.link_connects == connects, "one gap is announced, when it hears it again"
+        connects = recorder.metrics.link_connects
+        await eventually(lambda: recorder.metrics.link_failures > 2)
+        assert recorder.metrics.link_connects == connects, "one gap is announced, when it hears it again"
         master.start()
         await recorder.until("gap", b"c")
         await eventually(lambda: link.healed)
@@ -573,7 +583,7 @@ async def test_a_replica_is_of_use_while_it_hears_its_master(
 
 
 @needs_sharding
-async def test_sharded_channels_of_a_single_redis(redis: RedisServer) -> None:
+async def test_sharded_channels_of_a_single_redis(redis: RedisServer, audited: None) -> None:
     async with linked(redis.url, dialect=SHARDED) as (link, recorder):
         for number in range(100):
             link.subscribe(b"shard-%d" % number)
@@ -581,11 +591,10 @@ async def test_sharded_channels_of_a_single_redis(redis: RedisServer) -> None:
         assert redis("SPUBLISH", "shard-7", "x") == 1
         await recorder.until("message", b"shard-7", b"x")
         assert redis.publish("shard-7", "classic") == 0
-        await eventually(lambda: link.probe.returned_at is not None)
-        link._audit(link._channels.subscribed())
-        assert link._wire is not None
-        await link._wire.ask("PING")
+        await eventually(lambda: link.status.probe_age is not None)
+        await asyncio.sleep(2 * HEARTBEAT)  # audits
         assert link.healed
+        assert recorder.metrics.dead_subscriptions == recorder.metrics.link_failures == 0
 
 
 @needs_sharding
@@ -607,12 +616,12 @@ async def test_a_redis_that_has_paused_writes_is_not_left(own_redis: RedisServer
     async with linked(own_redis.url) as (link, recorder):
         link.subscribe(b"c")
         await recorder.until("confirmed", b"c")
-        await eventually(lambda: link.probe.returned_at is not None)
-        before = link.probe.returned_at
+        await eventually(lambda: link.status.probe_age is not None)
+        before = returned_at(link)
         own_redis("CLIENT", "PAUSE", 6 * int(1000 * HEARTBEAT), "WRITE")
         await asyncio.sleep(5 * HEARTBEAT)
         assert recorder.count("lost") == 0
-        await eventually(lambda: link.probe.returned_at != before)
+        await eventually(lambda: returned_at(link) > before)
         assert recorder.count("lost") == 0
         own_redis.publish("c", "x")
         await recorder.until("message", b"c", b"x")
