@@ -193,11 +193,14 @@ def test_every_block_is_held_by_a_test() -> None:
         assert name in {node.name for node in trees()[module].body if isinstance(node, functions)}, test
 
 
-def test_papers_that_the_code_cites_exist() -> None:
-    basenames = {Path(path).name for path in tracked()}
+def test_papers_and_sections_that_the_code_cites_exist() -> None:
+    headings: dict[str, set[str]] = {}
+    for each in PAPERS:
+        headings.setdefault(Path(each).name, set()).update(paper(each).headings)
     for path in trees():
-        for name in re.findall(r"\b[A-Z]+\.md\b", (ROOT / path).read_text()):
-            assert name in basenames, f"{path} cites {name}"
+        for name, section in re.findall(r'\b([A-Z]+\.md)\b(?:, "([^"]+)")?', (ROOT / path).read_text()):
+            assert name in headings, f"{path} cites {name}"
+            assert not section or section in headings[name], f"{path} cites the section {section!r} of {name}"
 
 
 def test_each_paper_is_where_the_readme_says() -> None:
