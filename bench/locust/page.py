@@ -135,18 +135,19 @@ def add_page(environment: Environment, web_ui: WebUI, conductor: Conductor) -> N
 
 def _known(environment: Environment, conductor: Conductor) -> dict[str, Any]:
     """What is known of the run."""
-    runner, options, line = environment.runner, conductor.options, conductor.timeline
+    runner, options, run = environment.runner, conductor.options, conductor.run
+    line = run.timeline
     latency = {name: line.latencies.percentile(percent) for name, percent in (("p50", 50), ("p99", 99), ("max", 100))}
     now = int(time.time())
     return {
         "state": runner.state if runner is not None else "missing",
         "publishing": conductor.publishing,
-        "failure": conductor.failure,
-        "verdicts": conductor.verdicts(),
-        "storms": conductor.storms,
-        "given_up": conductor.given_up,
+        "failure": run.failure,
+        "verdicts": run.verdicts(),
+        "storms": run.storms,
+        "given_up": run.given_up,
         "returned": line.returned,
-        "published": conductor.published,
+        "published": run.published,
         "deliveries": line.deliveries,
         "latency": {name: None if value is None else value / 1000 for name, value in latency.items()},
         "faults": environment.stats.num_failures,

@@ -35,6 +35,7 @@ from bench.load.histogram import Histogram
 from bench.locust.conductor import Conductor
 from bench.locust.options import KEY_VARIABLE, OptionError, Options, add_options
 from bench.locust.page import add_page, plots
+from bench.locust.run import Run
 from bench.locust.shapes import SHAPES, Shape
 from bench.locust.stats import Change, Second, Timeline, Watch, record
 from bench.locust.tables import Tables, for_page, percentile_summary, summary
@@ -269,10 +270,10 @@ def test_no_line_is_drawn_over_seconds_that_were_not_measured() -> None:
 
 def test_the_page_says_what_a_reader_must_know(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["locust"])  # Locust's page reads it
-    run = Run("--wsd-redis-url", redis_url)
+    run = Rehearsal("--wsd-redis-url", redis_url)
     run.environment.stats.total.num_failures = 7
-    run.conductor.untimed.add("a node")
-    run.conductor.timeline.merge(int(time.time()) - 9, Second(reported=True, deliveries=1234))
+    run.conductor.run.untimed.add("a node")
+    run.conductor.run.timeline.merge(int(time.time()) - 9, Second(reported=True, deliveries=1234))
     web_ui = WebUI(run.environment, "", 0, delayed_start=True)
     add_page(run.environment, web_ui, run.conductor)
     assert web_ui.app is not None
@@ -326,7 +327,7 @@ def test_the_run_time_ends_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
 # The conductor.
 
 
-class Run:
+class Rehearsal:
     """A conductor, and what it says to the nodes."""
 
     def __init__(self, *arguments: str, host: str | None = "127.0.0.1:1") -> None:
@@ -360,20 +361,20 @@ def redis_url(redis: Any) -> str:
 
 
 def test_users_get_slots_that_are_free(redis_url: str) -> None:
-    run = Run("--wsd-redis-url", redis_url)
+    run = Rehearsal("--wsd-redis-url", redis_url)
     assert [run.join("a")["slot"], run.join("b")["slot"], run.join("c", "Churner")["slot"]] == [0, 1, 0]
     run.say("leave", name="a")
     assert run.join("d")["slot"] == 0
 
 
 def test_a_ramp_lets_users_come_in_their_turn(redis_url: str) -> None:
-    run = Run("--wsd-redis-url", redis_url, "--wsd-ramp", "100", "--wsd-connections", "1000")
+    run = Rehearsal("--wsd-redis-url", redis_url, "--wsd-ramp", "100", "--wsd-connections", "1000")
     waits = [run.join(name)["wait"] for name in "abc"]
     assert waits == pytest.approx([0, 10, 20], abs=5)
 
 
 def test_in_a_storm_nobody_is_there_from_the_start(redis_url: str) -> None:
-    run = Run("--wsd-redis-url", redis_url)
+    run = Rehearsal("--wsd-redis-url", redis_url)
     assert run.join("a")["from_start"]
     run.environment.shape_class = SHAPES["storm"]()
     assert not run.join("b")["from_start"]
@@ -388,22 +389,34 @@ def test_in_a_storm_nobody_is_there_from_the_start(redis_url: str) -> None:
     ],
 )
 def test_a_run_that_cannot_be_is_given_up(arguments: list[str], host: str | None, says: str) -> None:
-    run = Run(*arguments, host=host)
-    assert run.conductor.failure.startswith(says)
+    run = Rehearsal(*arguments, host=host)
+    assert run.conductor.run.failure.startswith(says)
     assert run.environment.process_exit_code == 1
     run.say("join", name="a", kind="Listener")
     assert run.places == []
 
 
 def test_a_reader_is_told_what_limits_the_numbers() -> None:
-    conductor = Run("--wsd-redis-url", "redis://127.0.0.1:1").conductor
-    assert conductor.verdicts() == []
-    conductor.timeline.merge(1, Second(reported=True, generator=0.9, machine=0.99))
-    conductor.untimed.add("a node")
-    assert [verdict.partition(":")[0] for verdict in conductor.verdicts()] == [
+    run = Run()
+    assert run.verdicts() == []
+    run.timeline.merge(1, Second(reported=True, generator=0.9, machine=0.99))
+    run.untimed.add("a node")
+    assert [verdict.partition(":")[0] for verdict in run.verdicts()] == [
         "generator-bound",
         "machine-bound",
         "untimed",
+    ]
+
+
+def test_the_summary_has_what_was_measured() -> None:
+    run = Run(published=3)
+    assert run.summary() == ["Published 3, delivered 0"]
+    run.timeline.merge(1, Second(reported=True, deliveries=4, returned=2, latencies=histogram(1000)))
+    run.given_up = 5
+    assert run.summary() == [
+        "Published 3, delivered 4; p50 1.00 ms, p99 1.00 ms",
+        "wsd gave up 5 slow clients",
+        "2 connections that had ended or failed came back",
     ]
 
 
