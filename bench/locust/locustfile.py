@@ -1,9 +1,9 @@
-"""The suite's generator behind Locust's front: see README.md in the folder above.
+"""The bench's generators behind Locust's front: see README.md in this folder.
 
-A Locust user isn't one client here but a shard of many: a greenlet per socket and a frame parser in Python end at tens
-of thousands of deliveries a second, and wsd does millions. Each user has a process (``shard``) with the sockets; it
-talks to it over a pipe, once a second, and puts what the shard counted into Locust's statistics in bulk
-(``stats``).
+A Locust user is not one client here but a shard of many, because a greenlet per socket and a frame parser in Python end
+at tens of thousands of deliveries a second, and wsd does millions. The sockets of a user are in a process of their own
+(``bench.load.shard``). Once a second the user asks this process over a pipe what it has counted, and puts that into
+Locust's statistics in bulk (``stats``).
 """
 
 from __future__ import annotations
@@ -44,43 +44,48 @@ from bench.locust.tables import install
 __all__ = ["Churner", "Listener", "SlowReader", "Soak", "Steps", "Storm"]
 
 SETTLE = 0.5
-"""Seconds for what is under way, where there is no number of messages to wait for."""
+"""Seconds until no message is under way any more, where nobody knows how many messages to wait for."""
 
 LOOK = 0.2
 """Seconds between two looks at a shard that opens its connections."""
 
 SLOW_LIFE = 30.0
-"""Seconds until a SlowReader reconnects. That wsd gave it up it would see when it has read what the kernels still hold
-for it: megabytes, which at its pace takes an hour."""
+"""Seconds until a SlowReader reconnects. Once wsd has cut it off, the kernels still hold megabytes for it, and it would
+see the end of the connection when it has read these, which takes an hour at its pace."""
 
 install()
 
 NODES: dict[Environment, Node] = {}
-"""The node of each environment; there is one of each in a process."""
+"""The node of each environment. A process has one of each."""
 
 
 class ShardUser(User):
     """A user that has a shard."""
 
     abstract = True
-    wait_time = constant_pacing(1.0)
+    wait_time = constant_pacing(1.0)  # from one report to the next
     row = ""  # begins the names of its rows in Locust's statistics
     keeps_up = True  # whether its deliveries count in Locust's total
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.connections = 0
-        self.opened_at = 0.0
-        self.node = NODES[environment]
-        self.name = ""
-        self.shard: Shard | None = None
-        self.plan: Plan
-        self.watch: Watch
+        self.connections = 0  # that are subscribed
+        self.opened_at = 0.0  # when they last were opened, time.monotonic()
+        self.node = NODES[environment]  # the users of this process
+        self.name = ""  # its name among all users; "" until it has joined
+        self.shard: Shard | None = None  # None before the user has started and when it has ended
+        self.plan: Plan  # what the shard does; once the user has joined
+        self.watch: Watch  # what the shard has counted; once the user has joined
         self._lock = RLock()  # a shard takes one command at a time
-        self._finished = False  # it has drained: what comes after doesn't count
+        self._finished = False  # the user has drained, and what comes later doesn't count
 
     def make_plan(self, slot: int, from_start: bool) -> Plan:
-        """What the shard is to do."""
+        """Return what the shard is to do.
+
+        Args:
+            slot: the number of the user in its class.
+            from_start: whether it is subscribed before the publisher begins.
+        """
         raise NotImplementedError
 
     def on_start(self) -> None:
@@ -97,17 +102,19 @@ class ShardUser(User):
             self.node.opened(self.name, pid)
 
     def _open(self) -> int:
-        self.shard = Shard()
+        """Open the shard's connections; return its process."""
+        shard = self.shard = Shard()
         with self._lock:
-            self.shard.begin("open", **asdict(self.plan))
+            shard.begin("open", **asdict(self.plan))
         self._await_opened()
-        return self.shard.pid
+        return shard.pid
 
     def _await_opened(self) -> None:
-        """Report until all connections are subscribed or have failed, which the shard limits."""
-        assert self.shard is not None
+        """Report until all connections are subscribed or have failed. The shard sees to it that this ends."""
         while True:
             with self._lock:
+                if self.shard is None:
+                    return
                 answer = self.shard.stats()
                 self._look(answer)
             group = answer["groups"][self.plan.group]
@@ -122,8 +129,7 @@ class ShardUser(User):
 
     def on_stop(self) -> None:
         """End the shard."""
-        if self.shard is not None:
-            self.shard.stop()
+        self._end()
         self.connections = 0
         if self.name:
             self.node.leave(self.name)
@@ -131,19 +137,19 @@ class ShardUser(User):
     @task
     def report(self) -> None:
         """Put what is new into Locust's statistics."""
-        if self.shard is not None:
-            try:
-                with self._lock:
+        try:
+            with self._lock:
+                if self.shard is not None:
                     self._look(self.shard.stats())
-            except (GeneratorError, OSError) as exc:
-                self._fail(exc)
+        except (GeneratorError, OSError) as exc:
+            self._fail(exc)
 
     def reconnect(self) -> None:
         """Reset all connections and open them again, at once."""
-        if self.shard is None:
-            return
         try:
             with self._lock:
+                if self.shard is None:
+                    return
                 self._look(self.shard.stats())
                 self.watch.reconnected()
                 self.shard.begin("storm", group=self.plan.group)
@@ -153,10 +159,10 @@ class ShardUser(User):
 
     def drain(self, published: int, topics: int) -> None:
         """Wait for all that was published, and report for the last time."""
-        if self.shard is None or self._finished:
-            return
         try:
             with self._lock:
+                if self.shard is None or self._finished:
+                    return
                 if self.plan.from_start:
                     self._look(self.shard.drain(published, topics))
                 else:
@@ -169,9 +175,14 @@ class ShardUser(User):
     def _fail(self, exc: Exception) -> None:
         """Nothing more will come from this user. The conductor ends the run."""
         self.node.fail(f"{self.name}: {exc}")
-        if self.shard is not None:
-            self.shard.stop()
-            self.shard = None
+        self._end()
+
+    def _end(self) -> None:
+        """End the shard."""
+        with self._lock:
+            if self.shard is not None:
+                self.shard.stop()
+                self.shard = None
 
     def _look(self, answer: dict[str, Any]) -> None:
         """Report what is new in an answer of the shard."""
@@ -211,7 +222,7 @@ class ShardUser(User):
     def _amiss(self, expected: int, counted: dict[str, Any]) -> Counter[str]:
         """Compare the messages on all connections with what was published."""
         if counted["failures"] or counted["broken"]:
-            return Counter()  # which is why some are missing, and is told
+            return Counter()  # that is why messages are missing, and it is told already
         missing = expected - counted["messages"]
         # Counter's + keeps what is above 0.
         return +Counter(
@@ -222,7 +233,7 @@ class ShardUser(User):
         )
 
     def judge(self, change: Change) -> None:
-        """Take out of the faults what should happen to this class."""
+        """Take out of the faults what is no fault of this class."""
 
 
 class Listener(ShardUser):
@@ -236,7 +247,7 @@ class Listener(ShardUser):
 
 
 class Churner(ShardUser):
-    """Comes, subscribes, leaves: so many connections at a time, of which the oldest is replaced again and again."""
+    """Connects, authorizes, subscribes, leaves: the oldest of its connections are replaced all the time."""
 
     fixed_count = 1
     row = "visitor "
@@ -254,7 +265,7 @@ class Churner(ShardUser):
 
 
 class SlowReader(ShardUser):
-    """Reads a trickle. That wsd gives it up (4008) is what should happen; it comes back again and again."""
+    """Reads a trickle. wsd should cut it off (4008), and it comes back again and again."""
 
     fixed_count = 1
     row = "slow "
@@ -266,7 +277,7 @@ class SlowReader(ShardUser):
 
     def judge(self, change: Change) -> None:
         """See :meth:`ShardUser.judge`."""
-        # More often without a close frame than with one, as a slow reader doesn't come to read it.
+        # Its connections mostly end without a close frame, because a slow reader never gets to reading that.
         given_up = [text for text in change.faults if text.startswith("connection ended") or text == "closed with 4008"]
         for text in given_up:
             del change.faults[text]
@@ -301,12 +312,12 @@ def prepare(environment: Environment, **_: object) -> None:
             add_page(environment, environment.web_ui, conductor)
             add_shape_to_form(environment, environment.web_ui)
     if not isinstance(runner, MasterRunner):
-        # After the conductor: when a test starts, it sets what the node then reads.
+        # After the conductor, which sets what the node reads when a test starts.
         NODES[environment] = Node(environment, parsed.wsd_key_file)
 
 
 def users_needed(environment: Environment) -> int:
-    """How many users it takes: one of each other class, and the Listeners for all subscribers, or one."""
+    """How many users a run takes: as many Listeners as all subscribers need, and one of each other class."""
     parsed = environment.parsed_options
     assert parsed is not None
     wanted = subscriptions(parsed.wsd_topics, parsed.wsd_subscribers, max(parsed.wsd_topics_each, 1))
@@ -315,7 +326,7 @@ def users_needed(environment: Environment) -> int:
 
 
 def choose_shape(environment: Environment, name: str) -> None:
-    """Locust takes the first shape that it finds in this file; ours is chosen by option."""
+    """Choose the load shape. By itself, Locust takes the first shape that it finds in this file."""
     kind = SHAPES.get(name)
     environment.shape_class = kind() if kind is not None else None
     if environment.shape_class is not None:
@@ -323,7 +334,7 @@ def choose_shape(environment: Environment, name: str) -> None:
 
 
 def add_shape_to_form(environment: Environment, web_ui: WebUI) -> None:
-    """Let the form that starts a run choose the shape. Locust asks for the shape before it reads the form."""
+    """Let the form that starts a run choose the shape. Locust's own handler takes the shape that is there already."""
     assert web_ui.app is not None
 
     @web_ui.app.before_request

@@ -1,7 +1,7 @@
 """What every process that runs users has: their shards, their numbers, and the wire to the conductor.
 
-A Locust that runs alone, and each worker of a distributed one, has one :class:`Node`; ``conductor`` is its other
-end, and its docstring has the messages between the two. In a Locust that runs alone the messages are calls.
+A Locust that runs alone has one :class:`Node`, and so has each worker of a distributed one. The other end of the wire
+is ``conductor``, whose docstring lists the messages. In a Locust that runs alone the messages are calls.
 """
 
 # Locust is typed, but not all of it.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import gevent  # type: ignore[import-untyped,unused-ignore]
-import psutil  # type: ignore[import-untyped,unused-ignore]
+import psutil
 from gevent.event import AsyncResult  # type: ignore[import-untyped,unused-ignore]
 from locust.env import Environment
 from locust.rpc import Message
@@ -37,7 +37,7 @@ Place = dict[str, Any]
 
 
 def clock() -> str:
-    """Names the clock that stamps are made with: CLOCK_MONOTONIC counts from the machine's start, which has a name."""
+    """Name the clock that stamps are made with: CLOCK_MONOTONIC counts from the start of a machine, which has an id."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -58,22 +58,22 @@ class Node:
 
     Args:
         environment: Locust's.
-        key_file: of tokens, as given to this very process. The master's may be another.
+        key_file: the file with the key, as this very process was told. The master's may be another.
     """
 
     def __init__(self, environment: Environment, key_file: str) -> None:
-        self.options: Options
-        self.timed = True  # whether the publisher's clock is ours, so that its stamps tell latencies
-        self.drained = False
-        self.seconds: dict[int, Second] = {}  # that the conductor hasn't got yet
+        self.options: Options  # of the run; once it has started
+        self.timed = True  # whether the publisher has the same clock, so that its stamps tell latencies
+        self.drained = False  # whether all users have reported for the last time
+        self.seconds: dict[int, Second] = {}  # what the conductor doesn't know yet, by the second
         self._environment = environment
         self._key_file = key_file
-        self._members: dict[str, Member] = {}
-        self._places: dict[str, AsyncResult] = {}
-        self._joined = 0
-        self._shards: dict[str, int] = {}  # process ids, by member
-        self._sampling: gevent.Greenlet | None = None
-        self._warned = False
+        self._members: dict[str, Member] = {}  # the users, by name
+        self._places: dict[str, AsyncResult] = {}  # what the conductor answers them, by name
+        self._joined = 0  # users so far: names aren't used twice
+        self._shards: dict[str, int] = {}  # the processes of the users, by name
+        self._sampling: gevent.Greenlet | None = None  # runs from the start of a test to its end
+        self._warned = False  # a shard that is the limit was told of
         runner = environment.runner
         assert runner is not None
         self._runner = runner
@@ -88,7 +88,7 @@ class Node:
     # For the users.
 
     def join(self, member: Member, kind: str) -> tuple[str, Place]:
-        """Tell the conductor that a user comes; wait until it says where. Returns the user's name, too."""
+        """A user comes: wait until the conductor says where to. Return the user's name, and what the conductor said."""
         self._joined += 1
         name = f"{kind}-{self._joined}"
         self._members[name] = member
@@ -119,8 +119,8 @@ class Node:
         if change.share > GENERATOR_LIMIT and not self._warned:
             self._warned = True
             logger.warning(
-                "GENERATOR-BOUND: the shard of %s used %.0f %% of its core. Its latencies and rates are its own limits,"
-                " not the daemon's: take more users with fewer connections, or more machines.",
+                "GENERATOR-BOUND: the shard of %s used %.0f %% of its core. Its latencies and rates are limits of the"
+                " shard and not of wsd: take more users with fewer connections, or more machines.",
                 name,
                 100 * change.share,
             )
@@ -165,7 +165,7 @@ class Node:
         self.timed = parsed.wsd_clock == clock()
         if not self.timed:
             logger.warning(
-                "The publisher runs on another machine, whose CLOCK_MONOTONIC is not ours: deliveries are counted and"
+                "The publisher runs on another machine, which has another CLOCK_MONOTONIC: deliveries are counted and"
                 " checked here, but not timed."
             )
         if self._sampling is None:
@@ -179,7 +179,7 @@ class Node:
                 self._runner.send_message("wsd-report", self._report())
 
     def _on_report(self, client_id: str, data: dict[str, Any]) -> None:
-        # Locust's own listener comes before, so what a drained user recorded is in the same report.
+        # Locust's own listener comes before this one, so what a drained user recorded is in the same report.
         data["wsd"] = self._report()
 
     def _report(self) -> dict[str, Any]:

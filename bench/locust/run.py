@@ -49,9 +49,7 @@ class Run:
             said.append(f"generator-bound: a shard used {busiest:.0%} of its core; rates and latencies are the shard's")
         full = sum(second.machine > MACHINE_LIMIT for second in seconds)
         if full > BUSY_SECONDS * len(seconds):
-            said.append(
-                f"machine-bound: for {full} s, all cores of a machine with users were busy, and processes waited"
-            )
+            said.append(f"machine-bound: for {full} s, all cores of a machine with users were busy; its processes wait")
         if self.untimed:
             said.append(
                 f"untimed: {len(self.untimed)} generators on other machines than the publisher only count and check"
@@ -62,10 +60,8 @@ class Run:
         """What the log says at the end."""
         line = self.timeline
         percentiles = {name: line.latencies.percentile(percent) for name, percent in (("p50", 50), ("p99", 99))}
-        latency = [f"{name} {value / 1000:.2f} ms" for name, value in percentiles.items() if value is not None]
-        said = [
-            "; ".join([f"Published {self.published}, delivered {line.deliveries}", ", ".join(latency)]).rstrip("; ")
-        ]
+        latency = ", ".join(f"{name} {value / 1000:.2f} ms" for name, value in percentiles.items() if value is not None)
+        said = [f"Published {self.published}, delivered {line.deliveries}" + (f"; {latency}" if latency else "")]
         if self.given_up:
             said.append(f"wsd gave up {self.given_up} slow clients")
         if line.returned:
