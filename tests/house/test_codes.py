@@ -12,7 +12,7 @@ import pytest
 import websockets.protocol
 
 import wsd
-from wsd.protocol.codes import Close, ErrorCode, HandshakeReason, TokenReason
+from wsd.protocol.codes import Close, ErrorCode, HandshakeReason, Reaction, TokenReason
 
 HOUSE = Path(wsd.__file__).parent
 
@@ -51,3 +51,8 @@ def test_every_close_code_is_sent_by_wsd_or_by_the_library_and_every_one_that_is
         for name in mentioned("CloseCode", [ast.Module([ast.Expr(call) for call in fails], [])]) - {"ABNORMAL_CLOSURE"}
     }
     assert sent | {Close[name].value for name in raised(Close)} == set(Close)
+
+
+def test_the_two_clients_in_the_papers_stop_where_a_client_should() -> None:
+    stop = ", ".join(str(close) for close in Close if close.reaction is Reaction.STOP)
+    assert (HOUSE / "PROTOCOL.md").read_text().count(stop) == 2

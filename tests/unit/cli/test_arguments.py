@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
 
-from bench.processes import plain_environment
-from tests.lib.programs import SECRET, wsd
-from wsd.cli import main
+from tests.lib.here import Here
+from tests.lib.programs import SECRET
 from wsd.config import flag_fields
 
 COMMANDS = ("serve", "dev", "check", "token", "publish", "tail")
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V", "-v"])
-def test_version(flag: str) -> None:
-    done = wsd(flag)
-    assert (done.returncode, done.stdout) == (0, b"wsd 0.1.0\n")
+def test_version(flag: str, here: Here) -> None:
+    assert here(flag) == (0, "wsd 0.1.0\n", "")
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_help_is_a_command_too(command: str | None) -> None:
+def test_help_is_a_command_too(command: str | None, here: Here) -> None:
     name = [command] if command else []
-    asked = wsd("help", *name)
-    assert (asked.returncode, asked.stderr, asked.stdout) == (0, b"", wsd(*name, "--help").stdout)
+    assert here("help", *name) == (0, here(*name, "--help").out, "")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 @pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_help_is_readable(command: str | None, columns: int) -> None:
-    done = wsd(*([command] if command else []), "--help", COLUMNS=str(columns))
-    assert done.returncode == 0
-    lines = done.stdout.decode().splitlines()
+def test_help_is_readable(command: str | None, columns: int, here: Here) -> None:
+    asked = (command, "--help") if command else ("--help",)
+    status, text, _ = here(*asked, COLUMNS=str(columns))
+    assert status == 0
+    lines = text.splitlines()
     # Examples, and words that can be copied, may be longer than a narrow terminal; all else has room.
     prose = [line for line in lines if not re.match("  [^ -]", line) and len(line.split()) > 1]
     assert max(map(len, prose)) <= min(columns, 100)
     assert max(map(len, lines)) <= max(columns, 80)
     # Nothing that can be copied is broken.
-    words = set(done.stdout.decode().split())
-    wide = set(wsd(*([command] if command else []), "--help", COLUMNS="1000").stdout.decode().split())
+    words = set(text.split())
+    wide = set(here(*asked, COLUMNS="1000").out.split())
     assert {word for word in words if "/" in word or "--" in word} == {
         word for word in wide if "/" in word or "--" in word
     }
@@ -50,8 +47,8 @@ def test_help_is_readable(command: str | None, columns: int) -> None:
         assert all(any(line.split()[:1] == [name] for line in lines) for name in COMMANDS)
 
 
-def test_help_names_every_flag_with_its_default() -> None:
-    help = " ".join(wsd("serve", "--help").stdout.decode().split())
+def test_help_names_every_flag_with_its_default(here: Here) -> None:
+    help = " ".join(here("serve", "--help").out.split())
     for name in flag_fields():
         assert f"--{name.replace('_', '-')} " in help
     assert "default: 1MiB" in help
@@ -103,13 +100,7 @@ def test_help_names_every_flag_with_its_default() -> None:
         (["token", "--topics", ","], "names no topic"),
     ],
 )
-def test_wrong_arguments(
-    args: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "environ", plain_environment())
-    assert main(args) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("wsd: ") and err.endswith("\n") and err.count("\n") == 1
-    assert words in err
-    assert SECRET not in err
+def test_wrong_arguments(args: list[str], words: str, here: Here) -> None:
+    (line,) = here.refused(2, *args)
+    assert words in line
+    assert SECRET not in line
