@@ -19,11 +19,13 @@ from tests.faults.suite import names
 from tests.house.papers import MADE, PAPERS, made, paper, tracked
 from tests.house.tables import explained_metrics
 from tests.lib.permissions import ACL, CLUSTER_ACL, SENTINEL_ACL
-from wsd import __version__
+from wsd import __version__, descriptors, worker
+from wsd.admin import server
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.cli.commands import MODULES
-from wsd.clients import connection, session
+from wsd.clients import connection, gateway, session
 from wsd.config import Settings, text
+from wsd.logs import outlet
 from wsd.protocol import messages
 from wsd.protocol.codes import Close, Reaction
 
@@ -261,6 +263,18 @@ def test_the_permissions_are_those_that_are_tested() -> None:
         (*ACL, *SENTINEL_ACL, "resetchannels &+switch-master"),
     ):
         assert " ".join(words) in section
+
+
+def test_the_numbers_for_operators_are_those_of_the_code() -> None:
+    shown = paper("systemd/README.md").prose.replace("\n", " ")
+    for words in (
+        f"At most {server.MAX_CONNECTIONS} connections are open at a time",
+        f"At most {outlet.MAX_LINES:,} lines or {outlet.MAX_BYTES >> 20} MiB wait to be read",
+        f"keeps {worker.RESERVED_DESCRIPTORS} for itself",
+        f"asks for {gateway.BACKLOG:,} connections that wait to be accepted",
+        f"fewer than {descriptors.SPARE} of the limit of open files are free",
+    ):
+        assert words in shown, words
 
 
 def test_the_alerts_are_about_metrics_that_exist() -> None:
