@@ -37,11 +37,11 @@ from bench.locust.conductor import Conductor
 from bench.locust.node import Node
 from bench.locust.options import add_options, subscriptions
 from bench.locust.page import add_page
-from bench.locust.shapes import SHAPES, Shape, Soak, Steps, Storm
+from bench.locust.shapes import SHAPES, Shape, Steps, Storm
 from bench.locust.stats import MESSAGE, NOT_SUBSCRIBED, SESSION, Change, Watch, record
 from bench.locust.tables import install
 
-__all__ = ["Churner", "Listener", "SlowReader", "Soak", "Steps", "Storm"]
+__all__ = ["Churner", "Listener", "SlowReader", "Steps", "Storm"]
 
 SETTLE = 0.5
 """Seconds until no message is under way any more, where nobody knows how many messages to wait for."""

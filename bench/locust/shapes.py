@@ -15,19 +15,19 @@ from typing import Any
 
 from locust import LoadTestShape
 
-__all__ = ["SHAPES", "Shape", "Soak", "Steps", "Storm"]
+__all__ = ["SHAPES", "Shape", "Steps", "Storm"]
 
 
 class Shape(LoadTestShape):
     """The base of all."""
 
     abstract = True
-    use_common_options = True
+    use_common_options = True  # Locust's form shows users, spawn rate and run time
     anew = False  # whether connections are made anew while messages are published, so that sequences begin anew
-    storm: Callable[[], None] = staticmethod(lambda: None)  # lets everyone reconnect; set before the first tick
+    storm: Callable[[], None] = staticmethod(lambda: None)  # makes all connections anew; set before the first tick
 
     def tick(self) -> tuple[int, float] | None:
-        """Locust asks once a second: users, and users to start or stop per second; None ends the run."""
+        """Locust asks once a second: return users, and users to start or stop per second; None ends the run."""
         options = self._options()
         if options.run_time and self.get_run_time() > options.run_time:
             return None
@@ -35,7 +35,7 @@ class Shape(LoadTestShape):
         return None if users is None else (users, options.spawn_rate or options.num_users or 1)
 
     def users(self) -> int | None:
-        """How many users there should be now."""
+        """Return how many users there should be now; None ends the run."""
         return int(self._options().num_users or 1)
 
     def _options(self) -> Any:
@@ -44,7 +44,7 @@ class Shape(LoadTestShape):
 
 
 class Steps(Shape):
-    """More and more users, up to all; each step long enough to read its numbers."""
+    """More and more users, up to all. Each step takes long enough to read its numbers."""
 
     def users(self) -> int | None:
         """See :meth:`Shape.users`."""
@@ -56,13 +56,13 @@ class Steps(Shape):
 
 
 class Storm(Shape):
-    """All users stay, and again and again all their connections are reset and come back at once."""
+    """All users stay, and again and again all their connections are reset and made anew at once."""
 
     anew = True
 
     def __init__(self) -> None:
         super().__init__()
-        self._storms = 0
+        self._storms = 0  # so far
 
     def reset_time(self) -> None:
         """The run begins anew."""
@@ -78,9 +78,5 @@ class Storm(Shape):
         return super().users()
 
 
-class Soak(Shape):
-    """All users stay, for hours. Take all user classes: what comes and goes, and what lags, is what leaks."""
-
-
-SHAPES: dict[str, type[Shape]] = {"steps": Steps, "storm": Storm, "soak": Soak}
+SHAPES: dict[str, type[Shape]] = {"steps": Steps, "storm": Storm}
 """By the name in ``--wsd-shape``."""

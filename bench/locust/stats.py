@@ -1,14 +1,15 @@
 """From what a shard counted to Locust's statistics, in bulk, and to the charts, by the second.
 
-A shard counts on; Locust wants what is new. :class:`Watch` makes the difference of two looks, a :class:`Change`.
+A shard counts up, and Locust wants what is new. :class:`Watch` makes the difference of two looks, a :class:`Change`.
 :func:`record` puts a change into Locust's statistics the way Locust's own master does with a worker's report: as a
 ready :class:`StatsEntry` that extends the one that is there. So a million deliveries cost what one costs.
 
-Locust's percentiles are over all requests with a response time. A shard takes the time on sampled connections only; the
-other deliveries count as requests without one, which Locust leaves out of its percentiles and averages.
+Locust's percentiles are over all requests with a response time. A shard takes the times of sampled connections only.
+The other deliveries count as requests without a response time, and Locust leaves these out of percentiles and averages.
 
-Locust's total is what its page draws and what its rates are measured by. Here the total is the deliveries: a session is
-no message, and its response time is no latency. A session counts in its own row; only its failures count in the total.
+Locust's total is what its page draws, and its rates count from the start to the end of the total. Here the total is the
+deliveries, because a session is no message and the time that it takes is no latency. Sessions count in rows of their
+own; only their failures count in the total.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ LONGEST_TIMELINE = 6 * 3600
 """Seconds that the charts remember."""
 
 NOT_SUBSCRIBED = "could not subscribe"
-"""Begins the text of faults that are about sessions, not about messages."""
+"""Begins the text of a fault of a session. The other faults are of messages."""
 
 NORMAL_CODES = {1000, 1005}
-"""Close codes of an end that was asked for (RFC 6455, section 7.4.1)."""
+"""Close codes that answer a client's own (RFC 6455, section 7.4.1)."""
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ class Watch:
     """Looks at one group of a shard, again and again.
 
     Args:
-        group: its name.
+        group: the name of the group.
     """
 
     def __init__(self, group: str) -> None:
@@ -98,8 +99,8 @@ class Watch:
             last_message=looked - (answer["at"] - now["last_message"]) / 1e9 if new("last_message") else looked,
             share=cpu / seconds if self._at and seconds else 0.0,
         )
-        # A message that comes late after all was lost for a while, and then is out of order too. Redis and wsd keep the
-        # order, so that doesn't happen unless something is broken.
+        # A message that comes late was lost for a while, and then is out of order. That takes something that is broken,
+        # because Redis and wsd keep the order.
         lost = now["lost"] - before.get("lost", 0)
         for name, count in (("lost", lost), ("duplicated", new("duplicated")), ("out of order", new("out_of_order"))):
             if count > 0:
@@ -114,7 +115,7 @@ class Watch:
 
 
 def _endings(closes: Counter[str], broken: Counter[str]) -> Counter[str]:
-    """Why connections ended: by the server's close code; those that got none, by what their socket said."""
+    """Why connections ended: what the server's close code was, or what the socket said if no close frame came."""
     reasons = Counter({f"closed with {code}": count for code, count in closes.items() if int(code) not in NORMAL_CODES})
     rest = sum(broken.values()) - sum(reasons.values())
     for reason, count in broken.most_common():
@@ -160,7 +161,7 @@ def record(
         requests.total_content_length = size
     if times.counts:
         buckets = sorted((middle(number) / 1000, each) for number, each in times.counts.items())
-        # Locust says int; it computes with fractions all the same, and its web page shows them.
+        # Locust's types say int, and it computes with fractions all the same.
         requests.total_response_time = cast(int, sum(value * each for value, each in buckets))
         requests.min_response_time = cast(int, round(buckets[0][0], 2))
         requests.max_response_time = cast(int, round(buckets[-1][0], 2))
@@ -185,7 +186,7 @@ METHOD = "WS"
 
 
 def _rounded(milliseconds: float) -> int:
-    """Where Locust counts a response time: to 0.1 ms, where its own steps of 1 ms would tell nothing."""
+    """Where Locust counts a response time: below 10 ms in steps of 0.1 ms, because steps of 1 ms would tell nothing."""
     if milliseconds < 10:
         return cast(int, round(milliseconds, 1))
     return bucket_response_time(milliseconds)
@@ -193,9 +194,9 @@ def _rounded(milliseconds: float) -> int:
 
 @dataclass(slots=True)
 class Second:
-    """What all generators, or one, saw in one second. Those of several add up."""
+    """What one generator saw in one second, or all of them together."""
 
-    reported: bool = False  # whether any generator has said what it saw; else nothing of it was measured
+    reported: bool = False  # whether any generator has said what it saw; else the counts aren't measured
     deliveries: int = 0
     latencies: Histogram = field(default_factory=Histogram)
     setups: Histogram = field(default_factory=Histogram)
@@ -204,8 +205,8 @@ class Second:
     connections: int = 0
     generator: float = 0.0  # share of its core that the busiest shard used
     machine: float = 0.0  # share of all cores that were busy, on the busiest machine
-    cpu: dict[str, float] = field(default_factory=dict)  # cores used, by whom: wsd, shards, locust
-    memory: dict[str, int] = field(default_factory=dict)  # bytes
+    cpu: dict[str, float] = field(default_factory=dict)  # cores used, by whom: wsd, shards, locust, publisher
+    memory: dict[str, int] = field(default_factory=dict)  # bytes, by whom
 
     def add(self, change: Change) -> None:
         """Add what a shard saw."""
