@@ -9,7 +9,7 @@ It knows nothing of sockets: a listener is anything that can be told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from wsd.protocol.messages import message_head
@@ -33,7 +33,7 @@ class Listener(Protocol):
 class Topic:
     """A topic that somebody is interested in."""
 
-    __slots__ = ("channel", "confirmed", "head", "listeners", "name", "refusal", "waiters")
+    __slots__ = ("_listeners", "channel", "confirmed", "head", "heard", "name", "refusal", "waiters")
 
     def __init__(self, name: str, channel: bytes) -> None:
         self.name = name
@@ -43,7 +43,32 @@ class Topic:
         self.refusal = ""  # why Redis refuses the channel, since it was last confirmed
         # Dictionaries for their order: those who came first are served first, and every run is alike.
         self.waiters: dict[Listener, None] = {}
-        self.listeners: dict[Listener, None] = {}
+        self._listeners: dict[Listener, None] = {}
+        self.heard = False  # whether there are listeners: the fan-out asks for every message
+
+    def __contains__(self, listener: Listener) -> bool:
+        return listener in self._listeners
+
+    def listeners(self) -> Collection[Listener]:
+        """Those who listen, in the order in which they came: a view, which changes when one of them leaves."""
+        return self._listeners.keys()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for it or listens to it."""
+        return bool(self.waiters or self._listeners)
+
+    def add(self, listener: Listener) -> None:
+        """Let one that waits listen."""
+        self.waiters.pop(listener, None)
+        self._listeners[listener] = None
+        self.heard = True
+
+    def discard(self, listener: Listener) -> None:
+        """Let somebody neither wait nor listen any more."""
+        self.waiters.pop(listener, None)
+        self._listeners.pop(listener, None)
+        self.heard = bool(self._listeners)
 
 
 class TopicTable:
@@ -93,18 +118,15 @@ class TopicTable:
 
     def listen(self, name: str, listener: Listener) -> None:
         """Deliver a topic from now on to someone who waits for it."""
-        topic = self._topics[name]
-        topic.waiters.pop(listener, None)
-        topic.listeners[listener] = None
+        self._topics[name].add(listener)
 
     def leave(self, name: str, listener: Listener) -> None:
         """Take a listener off a topic, whether it waits or listens; fine if it does neither."""
         topic = self._topics.get(name)
         if topic is None:
             return
-        topic.waiters.pop(listener, None)
-        topic.listeners.pop(listener, None)
-        if not topic.waiters and not topic.listeners:
+        topic.discard(listener)
+        if not topic.wanted:
             del self._topics[name]
             del self.channels[topic.channel]
             self._unsubscribe(topic.channel)
@@ -133,8 +155,8 @@ class TopicTable:
             if waiter in topic.waiters:
                 self.leave(topic.name, waiter)
                 waiter.topic_refused(topic.name, reason)
-        for listener in list(topic.listeners) if news else ():
-            if listener in topic.listeners:  # another's answer may have taken it off
+        for listener in list(topic.listeners()) if news else ():
+            if listener in topic:  # another's answer may have taken it off
                 listener.topic_refused(topic.name, reason)
 
     def unconfirm(self, channels: Iterable[bytes]) -> None:

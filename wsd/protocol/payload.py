@@ -89,7 +89,7 @@ def embed(head: bytes, payload: bytes) -> bytes:
         orjson.loads(payload)
     except orjson.JSONDecodeError as exc:
         return head + _embed_unusual(payload, str(exc))
-    return b"%b%b}" % (head, payload)
+    return b"".join((head, payload, b"}"))
 
 
 def _embed_unusual(payload: bytes, why: str) -> bytes:

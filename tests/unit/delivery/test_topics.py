@@ -60,7 +60,7 @@ def table(redis_side: Redis) -> TopicTable:
 
 
 def listeners(table: TopicTable, channel: bytes) -> list[object]:
-    return list(table.channels[channel].listeners)
+    return list(table.channels[channel].listeners())
 
 
 # The first and the last.
@@ -341,7 +341,9 @@ class TopicTableMachine(RuleBasedStateMachine):
         assert self.redis_side.wanted == set(channels) == {f"app:{topic}".encode() for topic in self.wanted()}
         assert len(self.table) == len(channels)
         assert {(numbers[ear], topic.name) for topic in channels.values() for ear in topic.waiters} == self.waiting
-        assert {(numbers[ear], topic.name) for topic in channels.values() for ear in topic.listeners} == self.listening
+        assert {
+            (numbers[ear], topic.name) for topic in channels.values() for ear in topic.listeners()
+        } == self.listening
         assert {topic.name for topic in channels.values() if topic.confirmed} == self.confirmed
         assert {topic.name for topic in channels.values() if topic.refusal} == self.refused
         assert self.told() == set()

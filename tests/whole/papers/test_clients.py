@@ -151,7 +151,7 @@ async def test_the_clients_receive_and_reconnect(run_client: RunClient, redis: R
 
     def listening() -> bool:
         # Wanting the topic is not enough: what is published before Redis has confirmed it reaches nobody.
-        return any(topic.listeners for topic in worker.topics.channels.values())
+        return any(topic.heard for topic in worker.topics.channels.values())
 
     def connected_after(handshakes: int) -> bool:
         return worker.metrics.handshakes > handshakes
