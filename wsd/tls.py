@@ -59,7 +59,7 @@ class TLS:
         return self._context
 
     def renewed(self) -> ssl.SSLContext:
-        """Return the context, with the files as they are now. Reads files, so it belongs into a thread.
+        """Return the context, with the files as they are now. Call it in a thread, because it reads files.
 
         Raises:
             ValueError: if a file can't be used, and none has been read before.

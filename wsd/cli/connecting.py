@@ -1,7 +1,8 @@
 """``wsd check --connect``: does Redis let the daemon in, and does it deliver?
 
 It is the daemon's own way: the same links, with their login, their choice of the server, and their probe, a message to
-a private channel that must come back. A channel of its own makes a Cluster's link open; nobody can hear on it.
+a private channel that must come back. The check wants a channel of its own, because a Cluster's links are opened when a
+channel needs them; nobody publishes on that channel.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A Redis Cluster with sharded Pub/Sub: one link per node. (Classic Pub/Sub takes one link, to any node.)
 
-A sharded channel lives in a slot, and a slot on a node. Each channel is entrusted to the link of the node that serves
-its slot; a link is opened when a channel needs it. The topology is looked up again on a timer, and at once when
-anything doubts it: a link is lost, Redis says MOVED or CLUSTERDOWN, or takes a channel away (an unrequested
-``sunsubscribe``). Then the channels whose slot has moved change links, and those that were delivered are confirmed
-there with a gap.
+A sharded channel belongs to a slot, and a slot to a node. Each channel is entrusted to the link of the node that serves
+its slot; a link is opened when the first channel needs it. The topology is looked up again on a timer, and at once when
+it is in doubt: because a link is lost, because Redis says MOVED or CLUSTERDOWN, or because Redis takes a channel away
+(an unrequested ``sunsubscribe``). Then the channels whose slot has moved change links, and those that were delivered
+are confirmed there with a gap.
 
 Source: https://redis.io/docs/latest/develop/pubsub/#sharded-pubsub
 """

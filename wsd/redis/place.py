@@ -1,4 +1,4 @@
-"""Where a server is, as Sentinels and nodes tell it. What they tell is input: it may be anything."""
+"""Where a server is, as Sentinels and nodes tell it. Their answers are input, so they may hold anything."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def told_place(host: Reply, port: Reply) -> Place:
 
 
 def told_number(reply: Reply) -> int | None:
-    """Take a number that is not negative, in either form in which Redis writes one; None if it is none."""
+    """Read a number from a reply, an integer or its digits; None if the reply is no number, or a negative one."""
     if type(reply) is int:  # True is one to isinstance()
         return reply if reply >= 0 else None
     if isinstance(reply, bytes) and reply.isdigit() and len(reply) <= DIGITS_MOST:  # of bytes: 0 to 9 alone

@@ -1,8 +1,8 @@
 """The delivery probe: a numbered message that a link publishes to itself. Without I/O.
 
-A server that answers PING may deliver nothing all the same: a subscription that died with a failover, a proxy that lost
-its way. So what is probed is delivery: on a private channel that no client can name, a number is published, and it must
-come back as a message.
+A server that answers PING may deliver nothing all the same: a subscription may have died with a failover, or a proxy
+may have lost its way. So what is probed is delivery: on a private channel that no client can name, a number is
+published, and it must come back as a message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Probe:
         self.round_trip = math.nan  # of the last one that came back, in seconds
         self._number = 0  # of the last one sent
         self._sent_at: float | None = None  # None: it came back
-        # Whether any other message has come since it was sent: under load the probe waits behind them.
+        # Whether any other message has come since the probe was sent. Under load the probe waits behind the messages.
         self.delivering = False
 
     def reset(self) -> None:

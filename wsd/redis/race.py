@@ -1,8 +1,8 @@
 """The race between the addresses of one name ("happy eyeballs", RFC 8305).
 
 A name may have several addresses, and one of them may be a black hole: nothing comes back from it, not even a refusal.
-The usual one is an IPv6 address without a route. So the next address is tried a moment after the one before, or as soon
-as that has failed, and the first that lets us in wins.
+The usual black hole is an IPv6 address without a route. So the next address is tried a moment after the one before, or
+when that one has failed, and the first address that lets us in wins.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Sentinel: which server is the master, and when another becomes it.
 
-Every Sentinel is listened to, and two rules decide whom to believe:
+The guide listens to every Sentinel, and believes them by two rules:
 
-- **News is followed at once.** A failover is known to one Sentinel before it is known to all. News is what a Sentinel
-  tells that agreed with us until then: by ``+switch-master``, or with an election (its *config epoch*) that is newer
-  than all that we know.
-- **At rest the majority is right.** A Sentinel that was away, or belongs to another deployment, may name a server that
-  is a master and that nobody publishes at. So at the start, and whenever there is no fresh news, the place that most
-  Sentinels name is the master. What a Sentinel said last counts also while it is away, because without it most of the
-  others could decide nothing. Of two places with as many votes, the newer election wins.
+- **News is followed at once**, because one Sentinel learns of a failover before the others. It is news when a Sentinel
+  that has agreed with us until now names another master: by ``+switch-master``, or with an election (its *config
+  epoch*) that is newer than all that we know.
+- **Without news the majority is right.** A Sentinel that was away, or that belongs to another deployment, may name a
+  server that is a master, but at which nobody publishes. So at the start, and whenever there is no fresh news, the
+  place that most Sentinels name is the master. The last word of a Sentinel counts also while that Sentinel is away;
+  otherwise the few that are left might have no majority for anything. Of two places with as many votes, the one with
+  the newer election wins.
 
-The epoch does not stand above the votes, because it can't be compared with that of a Sentinel of another deployment,
-and such a Sentinel would then win for ever. Before the majority leads the link away from a server, the other one is
-asked whether it is a master.
+Votes come before epochs. The epochs of two deployments can't be compared, so a Sentinel of another deployment could win
+for ever. Before the majority leads the link away from a server, the other server is asked whether it is a master.
 
 Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
 """
@@ -76,7 +76,7 @@ class _Voice:
     place: Place | None = None  # the master, as it said last
     epoch: int = UNKNOWN  # of the election that it knows of
     answering: bool = False  # whether it is connected
-    problem: str = ""  # why it isn't
+    problem: str = ""  # why it isn't connected, or knows no master
 
 
 class SentinelGuide:
@@ -120,7 +120,7 @@ class SentinelGuide:
             raise LinkError(f"no Sentinel tells where {self._deployment.name} is ({problems or 'none has answered'})")
         self._tries += 1
         if self._tries > 1:
-            # What led nowhere may be old; so others have their turn.
+            # The link has not arrived at this place, so the news of it may be old. Another place has its turn.
             ranked = self._ranked()
             index = ranked.index(self._master) if self._master in ranked else -1
             self._master = ranked[(index + 1) % len(ranked)]
@@ -262,7 +262,7 @@ class SentinelGuide:
                 return
 
     async def _reconsider(self) -> bool:
-        """Move the link if there is a reason; return whether anything was done that shouldn't be done often."""
+        """Move the link if there is a reason; return whether a pause is due, because a server was left or asked."""
         news, self._news = self._news, None
         if news is not None and news != self._master:
             self._settled_at = self._loop.time() + SETTLE

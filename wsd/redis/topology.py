@@ -1,8 +1,8 @@
 """The topology of a Redis Cluster: which node serves which slots.
 
-Nodes may disagree for a while, and one that the others have lost believes in what was. So several are asked at once,
-and for each slot the newest claim is taken, as the nodes do among themselves: each master has a *config epoch*, which
-grows with every failover and with every slot that it imports.
+Nodes may disagree for a while, and a node that the others have lost goes on telling the old topology. So several nodes
+are asked at once, and for each slot the newest claim is taken, as the nodes do among themselves: each master has a
+*config epoch*, which grows with every failover and with every slot that it imports.
 
 Sources: https://redis.io/docs/latest/commands/cluster-slots/, https://redis.io/docs/latest/commands/cluster-nodes/, and
 https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-slots-configuration-propagation
@@ -152,7 +152,7 @@ class Nodes:
 
 
 async def _first_answers(tasks: Sequence[asyncio.Task[_View]]) -> list[_View]:
-    """Wait until one has answered, and a moment longer for the others."""
+    """Wait until one node has answered, and then for `GRACE`; return the answers."""
     answers: list[_View] = []
     waiting = set(tasks)
     while waiting:
@@ -225,9 +225,7 @@ def _epochs(nodes: Reply) -> dict[bytes, int]:
 
 
 def _place(node: Reply, asked: Address, problems: list[str]) -> Place | None:
-    """Where a node is; None, with a problem, if it can't be reached by what is told.
-
-    One such node does not keep the others from being used.
+    """Where a node is; None, with a problem, if no node can be there. The other nodes can still be used.
 
     https://redis.io/docs/latest/commands/cluster-slots/#nested-result-array
     """

@@ -11,13 +11,14 @@ what is wrong                                  noticed after  promised within
 the server is silent                           1.0 to 1.5     2
 the server answers, and delivers nothing       1.0 to 1.5     2
 the server delivers, and answers nothing       2.0 to 2.5     3
-the server is no master any more, or has lost  0.0 to 0.5     1
-its own master
+the server has become a replica, or is one     0.0 to 0.5     2
+that does not hear its master
 ============================================== ============== ===============
 
-The promise is wider because a beat may come late. A beat that is much too late, or comes while messages wait for us,
-judges nothing. The answer to a deaf server takes longest because nothing is missed meanwhile; but nothing can be
-subscribed. A Redis that has paused writes is left alone for `PAUSED_HEARTBEATS`: nobody can publish then.
+The promise is wider because a beat may come late. A beat that is much too late, or that comes while messages wait to
+be read, judges nothing. A server that answers nothing is given most time because no message is missed meanwhile; only,
+nothing can be subscribed. A Redis that has paused writes is left alone for `PAUSED_HEARTBEATS`, because nobody can
+publish then.
 
 Less often, and at each new connection, Redis is asked what it knows of us:
 

@@ -3,8 +3,10 @@
 RESP3 with hiredis for the parser: redis-py's ``PubSub`` costs 5 µs a message, feeding ``hiredis.Reader`` from a
 protocol 0.3 µs, and a burst arrives as one batch (see DESIGN.md, "What the libraries really do").
 
-A burst is handled in slices of time: the socket isn't read from while the parser holds something, or while whoever
-takes the messages has enough of them (`Wire.hold`). What Redis has more waits in the sockets and in its output buffer.
+A burst is handled in slices of time. The socket isn't read from while the parser holds something, or while the fan-out
+is full (`Wire.hold`): that is backpressure. What Redis has more waits in the sockets and in its output buffer.
+
+Called by the transport (`Wire.data_received`); calls ``on_message`` and ``on_change``, which are methods of `Link`.
 
 Replies carry no numbers; Redis answers in order. ``_commands`` holds what is unanswered, oldest first. A SUBSCRIBE or
 UNSUBSCRIBE of n channels is answered by n pushes, or by one error for all of them; every other command by one reply.
@@ -121,7 +123,7 @@ _UNREADABLE = (hiredis.HiredisError, MemoryError, OverflowError, RecursionError,
 _NOTHING = object()  # what the parser returns when it needs more data
 
 _AGGREGATES = (b"*", b"~", b">", b"%", b"|")
-"""How replies begin that have elements. https://redis.io/docs/latest/develop/reference/protocol-spec/"""
+"""The first byte of a reply that has elements. https://redis.io/docs/latest/develop/reference/protocol-spec/"""
 
 logger = logging.getLogger(__name__)
 bugs = BoundedLogger(logger, rate=BUG_LOG_RATE)  # for all who handle what comes from Redis
@@ -219,11 +221,11 @@ class Wire(asyncio.Protocol):
 
     @property
     def behind(self) -> bool:
-        """Whether something that Redis sent waits for us to handle it. Then its silence tells nothing."""
+        """Whether something that Redis sent waits for us to handle it. Then silence tells nothing about Redis."""
         return self._paused_at is not None
 
     def hold(self, full: bool) -> None:
-        """Handle nothing more until called with False: whoever takes the messages has enough of them."""
+        """Handle nothing more until called with False, because the fan-out is full."""
         self._held = full
         if not full and self.behind:
             self._loop.call_soon(self.read_on)
@@ -236,7 +238,7 @@ class Wire(asyncio.Protocol):
         self._transport.abort()
 
     def flush(self) -> None:
-        """Write what is to leave at the end of this pass: it is over."""
+        """Write the commands of this pass now. Without it they leave in the next turn of the loop."""
         output, self._output = self._output, []
         if output and not self._transport.is_closing():
             self._transport.write(b"".join(output))
@@ -244,7 +246,7 @@ class Wire(asyncio.Protocol):
     # What the transport says.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport is no subclass, but has the methods
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.behind and not self.given_up:
@@ -503,8 +505,8 @@ async def _log_in(wire: Wire, address: Address) -> dict[str, str]:
 def _check_count(data: bytes) -> None:
     """Refuse a reply that says it has more elements than any has.
 
-    hiredis makes a list of that length at once. One of 2,000,000,000 takes no memory while it is empty, but the
-    garbage collector walks over it for 9 s.
+    hiredis makes a list of that length at once. A list of 2,000,000,000 elements takes no memory while it is empty, but
+    the garbage collector walks over it for 9 s.
 
     Raises:
         LinkError: if it says so.
