@@ -1,8 +1,8 @@
 """The command line: ``python -m bench.micro --help``.
 
-The suite is run in rounds, one process for each benchmark in each. pyperf alone would finish one benchmark before it
-begins the next, and on a noisy machine a bad minute would make one side of a ratio worse: the library's handshake took
-44 µs in one run and 59 µs in the next, CPU time as it was.
+The suite is run in rounds, and in each round each benchmark has a process. pyperf alone would finish one benchmark
+before it begins the next, and on a noisy machine a bad minute would make one side of a ratio worse: the library's
+handshake took 44 µs of CPU time in one run and 59 µs in the next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.micro.suite import choose, unknown
 from bench.micro.table import render
 
 ROUNDS = 5
-"""In each, every benchmark has a new process: other addresses and hash seeds change results by some percent."""
+"""Each begins with new processes, because other addresses and hash seeds change results by some percent."""
 
 PACE = ("--values=3", "--min-time=0.03")
 """Of a round: values for each benchmark, and the seconds of CPU for each value."""

@@ -1,7 +1,7 @@
 """Listeners, transports and a loop's queue that do next to nothing.
 
-Writing to a fake is a call of ``deque.append``: a method written in C, as the ``write`` of uvloop's transports is, that
-takes about 25 ns. The deque keeps the last few writes for the tests to look at, and doesn't grow.
+A write to a fake is a call of ``deque.append``, which takes about 25 ns. It is a method written in C, and so is the
+``write`` of uvloop's transports. The deque keeps the last few writes for the tests to look at, and doesn't grow.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Ear:
         """No ear ever waits for a topic to be confirmed."""
 
     def topic_refused(self, topic: str, reason: str) -> None:
-        """Nor is it refused one."""
+        """No ear is ever refused a topic."""
 
 
 class Nowhere:
-    """A transport without a socket. Not an ``asyncio.Transport``, whose ``write`` couldn't be an attribute."""
+    """A transport without a socket. It is no ``asyncio.Transport``, because its ``write`` is an attribute."""
 
     __slots__ = ("__weakref__", "closing", "protocol", "write", "written")
 

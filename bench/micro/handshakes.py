@@ -50,6 +50,9 @@ class Handshake(Work):
             seconds += clock() - began
             for connection in connections:
                 connection.connection_lost(None)
+            # The connections are cleared away in slices, one in each turn of the loop.
+            while self.house.gateway.connections:  # noqa: ASYNC110 - every turn of the loop brings it nearer
+                await asyncio.sleep(0)
         return seconds
 
     def _enter(self, transport: Nowhere) -> Connection:

@@ -1,7 +1,7 @@
 """Ingest: the bytes of messages, as they come from Redis, to the fan-out.
 
-Each run is one read from the socket to Redis and ends with the pass that it causes, over a single listener. A burst
-shows what a read costs less: more messages share it, and the pass.
+Each run is one read from the socket to Redis, and ends with the pass that the read causes, over a single listener. In a
+burst, a message costs less because many messages share the read and the pass.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ __all__ = ["Stage"]
 
 
 class Stage:
-    """Times one piece of work on a loop of its own, which is made when it is first needed.
+    """Times one piece of work on a loop of its own.
 
-    pyperf goes through all benchmarks in every process and runs one.
+    The loop is made when it is first needed, because pyperf goes through all benchmarks in every process and runs one.
     """
 
     def __init__(self, make: Callable[[], Work]) -> None:
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _pass_on(command: list[str], args: argparse.Namespace) -> None:
-    """Tell a process that measures what was left out: pyperf knows benchmarks by their number."""
+    """Tell a process that measures which benchmarks there are, because pyperf knows them by their number."""
     command += ["--only", args.only]
 
 

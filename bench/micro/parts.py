@@ -95,9 +95,9 @@ class House:
         self.topics = TopicTable("", self._confirm, lambda channel: None)
         bounds = Bounds(max_backlog=1 << 20, max_backlog_age=3600.0)
         self.fanout = Fanout(self.topics, self.metrics, bounds, call_soon)
-        self._gateway = Gateway(1_000_000, self.metrics)
+        self.gateway = Gateway(1_000_000, self.metrics)
         self._shared = Shared(
-            door=self._gateway,
+            door=self.gateway,
             topics=self.topics,
             fanout=self.fanout,
             sweep=Sweep(asyncio.get_running_loop().time),

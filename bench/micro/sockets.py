@@ -34,10 +34,10 @@ DESCRIPTORS = 256
 
 
 class Sockets(Work):
-    """Pairs of connected TCP sockets: one a connection's, the other ours.
+    """Pairs of connected TCP sockets: one belongs to a connection, the other is the client's end.
 
     Args:
-        connections: how many.
+        connections: how many pairs.
         topics: each connection has all of them.
     """
 
@@ -66,7 +66,7 @@ class Sockets(Work):
         raise NotImplementedError
 
     def write(self) -> None:
-        """Write everything that is due; it is written one turn of the loop later."""
+        """Write everything that is due. All of it is on the socket one turn of the loop later."""
         raise NotImplementedError
 
     async def turn(self) -> None:
@@ -144,7 +144,7 @@ class Pass(Sockets):
         publish = self.house.fanout.publish
         for channel in self.channels:
             publish(channel, PAYLOAD)
-        self.queue.run()  # a loop would serve others between two slices, of whom there are none
+        self.queue.run()  # a loop would serve others between two slices, and here are no others
 
 
 class Broadcast(Sockets):

@@ -1,7 +1,7 @@
 """What can be timed, and what it is set beside.
 
-The clock is the CPU time of the thread, user and system mode together. The wall clock would count whatever else runs on
-the machine, and these results are compared with each other, within one run and between runs.
+The clock is the CPU time of the thread, user and system mode together. Results are compared with each other, within one
+run and between runs, and the wall clock would count whatever else runs on the machine.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ clock = time.thread_time
 
 
 class Work:
-    """Something that can be done again and again. Made, opened, timed and closed inside a running event loop.
+    """Something that can be done again and again. It is made, opened, timed and closed inside a running event loop.
 
-    Either :meth:`run` is written, or, where not all of it should be timed, :meth:`time`.
+    A subclass has :meth:`run`, or :meth:`time` if not all that it does should be timed.
     """
 
     async def open(self) -> None:
