@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import wsd
@@ -28,6 +28,8 @@ __all__ = [
     "table",
     "token_reasons",
 ]
+
+HOUSE = Path(wsd.__file__).parent
 
 
 def table(*heads: str, rows: Iterable[Iterable[str]]) -> str:
@@ -106,16 +108,20 @@ def _rooms() -> Iterator[str]:
     apart = {room for layer in LAYERS for room in layer if "." in room}  # modules that are rooms of their own
     for number, layer in reversed(list(enumerate(LAYERS))):
         for room in sorted(layer - TO_COME - {"__main__"}):
-            path = Path(wsd.__file__).parent / room.replace(".", "/")
-            if not path.is_dir():
-                yield _room(f"{number}", f"{room.replace('.', '/')}.py", path.with_suffix(".py"))
-                continue
-            yield _room(f"{number}", f"{room}/", path / "__init__.py")
-            for module in sorted(path.rglob("*.py")):
-                if module.name != "__init__.py" and f"{room}.{module.stem}" not in apart:
-                    yield _room("", f"  {module.relative_to(path)}", module)
+            path = HOUSE / room.replace(".", "/")
+            yield from _room(path if path.is_dir() else path.with_suffix(".py"), f"{number}", apart - {room})
 
 
-def _room(number: str, name: str, module: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(module.read_text())) or ""
-    return f"{number:2} {name:18} {docstring.splitlines()[0].replace('``', '')}\n"
+def _room(path: Path, number: str, apart: Container[str], depth: int = 0) -> Iterator[str]:
+    """A room and those in it, without those that are apart."""
+    if ".".join(path.relative_to(HOUSE).with_suffix("").parts) in apart:
+        return
+    folder = path.is_dir()
+    docstring = ast.get_docstring(ast.parse((path / "__init__.py" if folder else path).read_text())) or ""
+    words = re.sub(r":\w+:|`", "", docstring.splitlines()[0])
+    name = path.name if depth else str(path.relative_to(HOUSE))
+    yield f"{number:2} {'  ' * depth}{name + '/' * folder:{20 - 2 * depth}} {words}\n"
+    if folder:
+        for each in sorted(each for each in path.iterdir() if each.is_dir() or each.suffix == ".py"):
+            if not each.name.startswith("__"):
+                yield from _room(each, "", apart, depth + 1)

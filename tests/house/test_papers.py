@@ -28,6 +28,7 @@ from wsd.config import Settings, text
 from wsd.logs import outlet
 from wsd.protocol import messages
 from wsd.protocol.codes import Close, Reaction
+from wsd.redis import vitals
 
 papers = pytest.mark.parametrize("path", PAPERS)
 
@@ -265,6 +266,13 @@ def test_the_permissions_are_those_that_are_tested() -> None:
         assert " ".join(words) in section
 
 
+def test_what_is_promised_of_a_dead_redis_is_what_the_code_says() -> None:
+    found = re.findall(r"(\d\.\d to \d\.\d)\D+(\d)$", vitals.__doc__ or "", re.MULTILINE)
+    rows = paper("systemd/README.md").rows("How soon a dead Redis is noticed")
+    shown = [(row[1].removesuffix(" heartbeats"), row[2].split()[0]) for row in rows if row[1] != "at once"]
+    assert shown == found
+
+
 def test_the_numbers_for_operators_are_those_of_the_code() -> None:
     shown = paper("systemd/README.md").prose.replace("\n", " ")
     for words in (
@@ -272,6 +280,7 @@ def test_the_numbers_for_operators_are_those_of_the_code() -> None:
         f"At most {outlet.MAX_LINES:,} lines or {outlet.MAX_BYTES >> 20} MiB wait to be read",
         f"keeps {worker.RESERVED_DESCRIPTORS} for itself",
         f"asks for {gateway.BACKLOG:,} connections that wait to be accepted",
+        f"up to {vitals.PAUSED_HEARTBEATS} heartbeats",
         f"fewer than {descriptors.SPARE} of the limit of open files are free",
     ):
         assert words in shown, words
