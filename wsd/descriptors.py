@@ -6,19 +6,26 @@ look by itself whether some are left.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 from contextlib import ExitStack, suppress
 
 from wsd.errors import StartupError
 
-__all__ = ["SPARE", "are_short", "limit", "room"]
+__all__ = ["FEW_CONNECTIONS", "SPARE", "Watch", "limit", "room", "shortage", "warn_of_little_room"]
 
 SPARE = 16
 """Descriptors that should be free at any time, for health checks and a new link to Redis."""
 
 ENOUGH = 1_048_576
 """Descriptors, where the system sets no limit."""
+
+FEW_CONNECTIONS = 1000
+"""So few clients are hardly what somebody wants who set no max_connections; the usual limit of 1024 open files gives
+less."""
+
+logger = logging.getLogger(__name__)
 
 
 def limit() -> int:
@@ -60,11 +67,38 @@ def room(reserved: int) -> int:
     return most - taken - reserved
 
 
-def are_short() -> bool:
-    """Whether fewer than :data:`SPARE` descriptors are free.
+def warn_of_little_room(most: int, wanted: int) -> None:
+    """Warn if the limit of open files allows few connections.
 
-    To know, it opens so many and closes them again, which takes some microseconds.
+    Args:
+        most: connections that there is room for.
+        wanted: the setting max_connections; 0 for as many as there is room for.
     """
+    remedy = "raise the hard limit (ulimit -Hn, LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
+    if wanted > most:
+        logger.warning(
+            "max_connections is %d, but the limit of %d open files allows only %d connections: %s",
+            wanted,
+            limit(),
+            most,
+            remedy,
+        )
+    elif not wanted and most < FEW_CONNECTIONS:
+        logger.warning(
+            "the limit of %d open files allows only %d connections: %s, or set max_connections to what you expect",
+            limit(),
+            most,
+            remedy,
+        )
+
+
+def shortage() -> str:
+    """Say that fewer than :data:`SPARE` descriptors are free; ``""`` if there are enough."""
+    return f"out of descriptors: fewer than {SPARE} of {limit()} are free" if _are_short() else ""
+
+
+def _are_short() -> bool:
+    # Opening so many and closing them again takes some microseconds.
     with ExitStack() as stack:
         try:
             for _ in range(SPARE):
@@ -72,3 +106,29 @@ def are_short() -> bool:
         except OSError:
             return True
     return False
+
+
+class Watch:
+    """Says in the log when descriptors run out, and when there are enough again."""
+
+    def __init__(self) -> None:
+        self._short = False  # whether the log has said that they run out, and not yet that it is over
+
+    def look(self, connections: int) -> None:
+        """Look whether there are enough. Call this every second or so.
+
+        Args:
+            connections: how many there are now, for the log.
+        """
+        short = shortage() != ""
+        if short and not self._short:
+            logger.warning(
+                "out of descriptors: fewer than %d of %d are free, with %d connections; what is accepted now may be"
+                " closed in silence, and Redis may be out of reach",
+                SPARE,
+                limit(),
+                connections,
+            )
+        elif self._short and not short:
+            logger.info("there are enough free descriptors again")
+        self._short = short

@@ -43,10 +43,6 @@ RESERVED_DESCRIPTORS = 32 + descriptors.SPARE + MAX_CONNECTIONS + POLITE_REFUSAL
 """Descriptors that aren't for clients, besides those that are open before the start: the loop's own, listeners and
 links to Redis; a few that stay free; connections to the admin port; and sockets that are refused."""
 
-FEW_CONNECTIONS = 1000
-"""So few clients are hardly what somebody wants who set no max_connections; the usual limit of 1024 open files gives
-less."""
-
 RELOADED = frozenset({"jwt_key", "jwt_key_file", "log_level"})
 """Settings that SIGHUP takes over. The others need a restart."""
 
@@ -139,7 +135,7 @@ class Worker:
         self._bugs = BoundedLogger(logger)
         self._sweep = Sweep(loop.time, self._tick)
         self._room = descriptors.room(RESERVED_DESCRIPTORS)  # clients that the descriptors are enough for
-        self._short = False  # whether the log has said that descriptors run out, and not yet that it is over
+        self._descriptors = descriptors.Watch()
         self.gateway = Gateway(min(settings.max_connections or self._room, self._room), self.metrics)
         self._admin = Admin(registry(self.read), self.unready, self._describe_links)
 
@@ -185,7 +181,7 @@ class Worker:
         await self._admin.serve(for_admin)
         await self.gateway.serve(shared, for_clients, dead_after=settings.ping_interval + settings.ping_timeout)
         self.port, self.admin_port = sockets.port_of(for_clients), sockets.port_of(for_admin)
-        self._warn_of_little_room()
+        descriptors.warn_of_little_room(self._room, self._settings.max_connections)
         self._tasks = [asyncio.create_task(self.source.run()), asyncio.create_task(self._sweep.run())]
         logger.info(
             "wsd %s listens on %s for clients and on %s for admin; Redis is at %s",
@@ -301,7 +297,7 @@ class Worker:
     def _tick(self, late: float) -> None:
         self.metrics.loop_lag_seconds.observe(late)
         logs.tick()
-        self._look_at_descriptors()
+        self._descriptors.look(len(self.gateway.connections))
 
     def log_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log and count what a callback raised; a line for each place, bounded, because a client may cause it."""
@@ -320,46 +316,13 @@ class Worker:
         """Why clients should be sent elsewhere, or ``""`` if they should come."""
         if self._stop.is_set():
             return "draining"
-        if descriptors.are_short():
-            return f"out of descriptors: fewer than {descriptors.SPARE} of {descriptors.limit()} are free"
+        if shortage := descriptors.shortage():
+            return shortage
         if not self.source.up:
             return self.source.problem
         if not self.source.healed:
             return "resubscribing channels at Redis"
         return f"full: {self.gateway.max_connections} connections" if self.gateway.full else ""
-
-    def _warn_of_little_room(self) -> None:
-        wanted, most = self._settings.max_connections, self._room
-        remedy = "raise the hard limit (ulimit -Hn, LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
-        if wanted > most:
-            logger.warning(
-                "max_connections is %d, but the limit of %d open files allows only %d connections: %s",
-                wanted,
-                descriptors.limit(),
-                most,
-                remedy,
-            )
-        elif not wanted and most < FEW_CONNECTIONS:
-            logger.warning(
-                "the limit of %d open files allows only %d connections: %s, or set max_connections to what you expect",
-                descriptors.limit(),
-                most,
-                remedy,
-            )
-
-    def _look_at_descriptors(self) -> None:
-        short = descriptors.are_short()
-        if short and not self._short:
-            logger.warning(
-                "out of descriptors: fewer than %d of %d are free, with %d connections; what is accepted now may be"
-                " closed in silence, and Redis may be out of reach",
-                descriptors.SPARE,
-                descriptors.limit(),
-                len(self.gateway.connections),
-            )
-        elif self._short and not short:
-            logger.info("there are enough free descriptors again")
-        self._short = short
 
     def _describe_links(self) -> list[str]:
         return [link.line for link in self.source.links]

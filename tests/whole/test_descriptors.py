@@ -21,7 +21,8 @@ from tests.lib.programs import Daemon
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import PATIENCE, eventually
 from wsd import descriptors
-from wsd.worker import FEW_CONNECTIONS, RESERVED_DESCRIPTORS
+from wsd.descriptors import FEW_CONNECTIONS
+from wsd.worker import RESERVED_DESCRIPTORS
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def soft_limit() -> Iterator[Callable[[int], None]]:
 
 
 def test_whether_some_are_free(soft_limit: Callable[[int], None]) -> None:
-    assert not descriptors.are_short()
+    assert not descriptors.shortage()
     with ExitStack() as stack:
         for _ in range(200):
             stack.callback(os.close, os.dup(0))
@@ -45,9 +46,9 @@ def test_whether_some_are_free(soft_limit: Callable[[int], None]) -> None:
                 stack.callback(os.close, os.dup(0))
             except OSError:
                 break
-        assert descriptors.are_short()
+        assert descriptors.shortage()
     # Those that are free now have lower numbers than others that are taken.
-    assert not descriptors.are_short()
+    assert not descriptors.shortage()
 
 
 def limited(limit: int, *args: str) -> list[str]:

@@ -83,12 +83,12 @@ async def test_out_of_descriptors_is_not_ready_and_logged_once(
 ) -> None:
     caplog.set_level(logging.INFO, "wsd")
     async with serving(redis) as worker:
-        monkeypatch.setattr(descriptors, "are_short", lambda: True)
+        monkeypatch.setattr(descriptors, "shortage", lambda: "out of descriptors: few")
         await eventually(lambda: "out of descriptors" in caplog.text)
         code, text = await ask(worker, "/readyz")
         assert code == 503
         assert text.startswith("not ready: out of descriptors: ")
-        monkeypatch.setattr(descriptors, "are_short", lambda: False)
+        monkeypatch.setattr(descriptors, "shortage", lambda: "")
         await eventually(lambda: "enough free descriptors again" in caplog.text)
         assert (await ask(worker, "/readyz"))[0] == 200
         assert caplog.text.count("out of descriptors") == 1
