@@ -4,15 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 # Passed on by `make run` and `make test`: make run ARGS="--port 3100"
 ARGS ?=
-# Processes that run tests at the same time.
-JOBS ?= 2
+# Processes that run tests at the same time. Many tests wait most of the time, so three keep two cores busy.
+JOBS ?= 3
+# Files go to the processes whole, because the tests of a file share servers; in the order that tests/conftest.py gives.
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all papers lock clean
+.PHONY: help run test test-unit test-lowest lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all papers lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -22,10 +24,10 @@ run: $(VENV)/runs ## start wsd on this machine, with a Redis of its own and with
 	@$(BIN)/wsd dev $(ARGS)
 
 test: $(VENV)/installed ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-unit: $(VENV)/installed ## run the tests that need no process and no socket
-	$(BIN)/python -m pytest -n $(JOBS) tests/unit $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
 
 lint: $(VENV)/installed ## look for mistakes and for lines that are formatted otherwise
 	$(BIN)/ruff check
@@ -128,6 +130,23 @@ lock: ## pin the newest versions that pyproject.toml allows, with their hashes, 
 		echo; echo "# --- test"; cat $(LOCK)/test; \
 	} > constraints.txt
 	@rm -r $(LOCK)
+
+# The oldest versions that pyproject.toml allows, of what it names itself.
+LOWEST := $(VENV)-lowest
+
+test-lowest: $(LOWEST)/installed ## run the tests that need no time with the oldest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) tests/unit tests/whole/admin tests/whole/clients tests/whole/redis/test_link.py \
+		tests/whole/redis/test_connect.py tests/whole/test_worker.py $(ARGS)
+
+$(LOWEST)/installed: pyproject.toml
+	@echo "Installing the oldest versions that pyproject.toml allows ..."
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python -m pip --disable-pip-version-check --quiet install uv==$(UV_VERSION)
+	@$(LOWEST)/bin/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--resolution lowest-direct --all-extras pyproject.toml --output-file $(LOWEST)/requirements
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --requirements $(LOWEST)/requirements
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
 
 clean: ## remove what was made
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import inspect
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -20,6 +24,27 @@ from tests.lib.servers import RedisServer
 settings.register_profile("wsd", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("wsd")
+
+
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the `make` that started the tests; some tests run another
+    os.environ.pop(name, None)
+
+LONGEST = (
+    "tests/faults/test_faults.py",
+    "tests/house/test_packaging.py",
+    "tests/whole/redis/test_source.py",
+    "tests/bench/test_locust.py",
+    "tests/whole/papers/test_commands.py",
+    "tests/bench/test_command.py",
+    "tests/bench/test_measure.py",
+)
+"""The files that take longest. They begin first, because one that begins last would go on alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files that take longest to the front. Within a file the order stays."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.split("::", 1)[0], len(rank)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,9 +80,17 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
+@pytest.fixture
+def usual_ports() -> Iterator[None]:
+    """Keeps the ports that users type, 3000, 3001 and 6379, for one test at a time, of all runs on this machine."""
+    with (Path(tempfile.gettempdir()) / f"wsd-usual-ports-{os.getuid()}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def redis() -> Iterator[RedisServer]:
-    """A Redis that the tests share; they don't harm it, and each uses channels of its own."""
+    """A Redis that the tests of one process share; they don't harm it, and each uses channels of its own."""
     server = RedisServer()
     yield server
     server.remove()

@@ -130,7 +130,7 @@ def test_make_run_says_what_is_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.timeout(300)  # it waits for the downloads
+@pytest.mark.timeout(900)  # it waits for the downloads
 def test_make_run_installs_what_dev_needs_and_no_more(tmp_path: Path) -> None:
     stamp = tmp_path / "venv" / "runs"
     result = run(
@@ -171,7 +171,7 @@ def installed(python: Path | str, **environ: str) -> dict[str, str]:
 # The virtual environment of systemd/README.md
 
 
-@pytest.mark.timeout(300)  # it waits for the downloads
+@pytest.mark.timeout(900)  # it waits for the downloads
 def test_the_recipe_for_a_virtual_environment(tmp_path: Path) -> None:
     (recipe,) = (block.text for block in paper("systemd/README.md").of("In a virtual environment", "sh"))
     unit = (ROOT / "systemd" / "wsd.service").read_text()

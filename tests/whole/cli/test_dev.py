@@ -58,6 +58,7 @@ def occupy(stack: ExitStack, *ports: int) -> None:
 
 
 @pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.usefixtures("usual_ports")
 def test_what_dev_tells_to_type_works_as_it_stands(taken: bool) -> None:
     with ExitStack() as stack:
         if taken:

@@ -85,6 +85,7 @@ def commands(path: str, heading: str) -> list[str]:
     return [line for block in paper(path).of(heading, "sh") for line in block.text.splitlines()]
 
 
+@pytest.mark.usefixtures("usual_ports")
 def test_the_testing_guide_step_by_step(shell: Shell) -> None:
     """With a real Redis, redis-cli, and a WebSocket client that shares no code with the server's library."""
     redis_port = free_port()
@@ -100,7 +101,7 @@ def test_the_testing_guide_step_by_step(shell: Shell) -> None:
                     elif command.startswith("openssl"):
                         run(shell, command)
                     elif command.startswith("wsd serve"):
-                        more = f" --port 0 --admin-port 0 --redis-url redis://127.0.0.1:{redis_port}"
+                        more = f" --port 0 --admin-port 0 --auth-timeout 600 --redis-url redis://127.0.0.1:{redis_port}"
                         log = wait_for(shell(command + more), "connected to Redis")
                         port = log.split("ws://127.0.0.1:", 1)[1].split(" ", 1)[0]
                         client = websocket.create_connection(f"ws://localhost:{port}", timeout=PATIENCE)
@@ -125,6 +126,7 @@ def test_the_testing_guide_step_by_step(shell: Shell) -> None:
             client.close()
 
 
+@pytest.mark.usefixtures("usual_ports")
 def test_what_make_run_starts_prints_commands_that_work(shell: Shell) -> None:
     dev = shell("wsd dev --port 0 --admin-port 0")
     printed = wait_for(dev, "Ctrl-C")
