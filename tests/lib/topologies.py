@@ -177,9 +177,13 @@ class SentinelTrio:
             server.thaw()
         for server in self.servers:
             server("ACL", "SETUSER", SENTINEL_USER, "allcommands")
-        self._set_periods(200, 200)
+        self.hasten()
         until(self._whole, "a master with two replicas and three Sentinels that agree", SETTLE)
         self._set_periods(10_000, 2000)
+
+    def hasten(self) -> None:
+        """Let Sentinels look and tell five times a second, until they are settled again."""
+        self._set_periods(200, 200)
 
     def _set_periods(self, info: int, publish: int) -> None:
         """Set how often Sentinels ask servers for their state and tell each other theirs, in milliseconds.
