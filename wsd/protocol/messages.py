@@ -156,7 +156,7 @@ def unauthorized(reason: TokenReason, request_id: str | int | None) -> bytes:
 
 
 def error(code: ErrorCode, message: str) -> bytes:
-    """Build an ``error``: a slug for programs and a text that says what to do about it."""
+    """Build an ``error``: a code for programs, and a text that says what to do about it."""
     return orjson.dumps({"action": "error", "code": code, "message": message})
 
 

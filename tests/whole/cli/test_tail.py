@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shlex
 import signal
@@ -12,24 +11,19 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Self
 
-import jwt
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
-from websockets.uri import parse_uri
 
-from bench.processes import free_port, plain_environment
-from tests.lib.programs import SECRET, WSD, Command, Daemon, refused, tailing
+from bench.processes import free_port
+from tests.lib.programs import WSD, Command, Daemon, refused, tailing
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import PATIENCE
 from wsd.cli.tail import causes
 from wsd.cli.tail import client as tail
-from wsd.cli.tail.tokens import token_source
-from wsd.config import Settings
 from wsd.errors import CommandError
 from wsd.protocol.codes import Close, ErrorCode, Reaction, Remedy
 
@@ -368,14 +362,3 @@ def refusal_headers(retry_after: str = "") -> Headers:
     if retry_after:
         headers["Retry-After"] = retry_after
     return headers
-
-
-def test_tail_sends_the_machine_s_own_signature_nowhere_else(key_file: Path) -> None:
-    settings = Settings(jwt_key_file=key_file)
-    here, elsewhere = parse_uri("ws://localhost:1"), parse_uri("wss://ws.example.org")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "environ", plain_environment())
-        assert token_source(None, settings, elsewhere, ["chat"])() is None
-        token = token_source(None, settings, here, ["chat"])()
-    assert token is not None
-    assert jwt.decode(token, SECRET, algorithms=["HS256"])["topics"] == ["chat"]
