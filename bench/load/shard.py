@@ -164,11 +164,12 @@ class Group:
         return tuple(plan.first_topic + (begin + place) % plan.topics for place in range(plan.topics_each))
 
     def sampled(self, number: int) -> bool:
-        """Whether a connection is sampled: they are spread evenly, as those served first have it best."""
+        """Whether a connection is sampled. Samples are spread evenly, because those served first have it best."""
         plan = self.plan
         step = max(plan.count // plan.sampled, 1) if plan.sampled else 0
         place = number - plan.first
-        return bool(step) and place % step == step // 2 and place // step < plan.sampled
+        # In steps of one length all of them might be on one replica, or on one topic, because both are taken in turn.
+        return bool(step) and place % step == place // step % step and place // step < plan.sampled
 
 
 class Generator:

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -19,7 +20,7 @@ from bench.load.dialects import DIALECTS, Refused
 from bench.load.histogram import Histogram
 from bench.load.publisher import ENCODERS, Order
 from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
-from bench.load.shard import Plan
+from bench.load.shard import Group, Plan
 from bench.load.wire import MIN_SIZE, STAMP, client_frame, pad, payload, token
 from bench.measure.verdicts import verdicts
 from bench.servers.baselines import NaiveServer
@@ -197,6 +198,17 @@ def test_latecomer_has_lost_nothing() -> None:
 def test_published_messages_are_shared_out_over_the_topics() -> None:
     assert [due_by(10, 4, topic) for topic in range(4)] == [3, 3, 2, 2]
     assert sum(due_by(999, 7, topic) for topic in range(7)) == 999
+
+
+def test_samples_are_spread_over_connections_replicas_and_topics() -> None:
+    for count, sampled in ((300, 50), (1000, 50), (4, 2), (7, 7), (3, 8)):
+        group = Group(Plan("listeners", count, [("127.0.0.1", 1)], topics=4, sampled=sampled, first=2))
+        numbers = [number for number in range(2, 2 + count) if group.sampled(number)]
+        assert len(numbers) == min(count, sampled)
+        if sampled == 50:
+            assert max(numbers) - min(numbers) > 0.9 * count
+            for alike in (2, 4):  # connections with as many numbers between them have one replica, or one topic
+                assert min(Counter(number % alike for number in numbers).values()) > sampled / alike / 2
 
 
 # Becoming subscribed.
