@@ -20,6 +20,7 @@ from bench.micro.suite import COMPARISONS, choose
 from bench.micro.table import render
 from bench.micro.work import Comparison, Work
 from tests import ROOT
+from tests.lib.waiting import eventually
 from wsd.clients.replies import Reply
 from wsd.clients.session import Effect, Listen, Wait
 from wsd.protocol.frames import text_frame
@@ -223,7 +224,8 @@ async def test_a_session_is_authorized_and_subscribed() -> None:
         _, authorized, subscribed = transport.written
         assert message_in(authorized)["message"] == "session authenticated"
         assert message_in(subscribed)["message"] == "context subscribed"
-    assert len(work.house.topics) == 0, "connections that are lost leave their topics"
+    # Those that are lost leave in slices: on a busy machine that takes more turns of the loop than one.
+    await eventually(lambda: len(work.house.topics) == 0, "that lost connections leave their topics")
     assert work.house.metrics.close_codes["1006"] == handshakes.BATCH
     assert len((await done(handshakes.LibrarySession())).made) == handshakes.BATCH
 
