@@ -24,6 +24,7 @@ from wsd.auth.grant import Authenticator, OpenAuthenticator
 from wsd.auth.jwt import JWTAuthenticator
 from wsd.clients.connection import Shared
 from wsd.clients.gateway import POLITE_REFUSALS, Gateway
+from wsd.clients.refusals import Refusals
 from wsd.clients.session import Limits, State
 from wsd.config import Settings
 from wsd.deadlines import Sweep
@@ -165,7 +166,7 @@ class Worker:
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
             bounds=self._bounds,
-            refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
+            refusals=Refusals(self.metrics),
             max_size=settings.max_message_size,
             origins=settings.allowed_origins,
             subprotocols=settings.subprotocols,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,11 +15,11 @@ from wsd.auth.grant import Authenticator, OpenAuthenticator
 from wsd.auth.jwt import JWTAuthenticator
 from wsd.clients.connection import Connection, Shared
 from wsd.clients.gateway import Gateway
+from wsd.clients.refusals import Refusals
 from wsd.clients.session import Limits
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import Listener, TopicTable
-from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.slices import Slices
 
@@ -108,7 +107,7 @@ class House:
             ping_interval=3600.0,
             ping_timeout=3600.0,
             bounds=bounds,
-            refusals=BoundedLogger(logging.getLogger("wsd.refusals")),
+            refusals=Refusals(self.metrics),
             max_size=MAX_SIZE,
         )
 

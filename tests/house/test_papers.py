@@ -23,7 +23,7 @@ from wsd import __version__, descriptors, worker
 from wsd.admin import server
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.cli.commands import MODULES
-from wsd.clients import connection, gateway, session
+from wsd.clients import connection, gateway, phases, session
 from wsd.config import Settings, text
 from wsd.logs import outlet
 from wsd.protocol import messages
@@ -458,8 +458,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert limits["time for Redis to confirm a subscription"] == f"{session.SUBSCRIBE_TIMEOUT:g} seconds"
     assert limits["replies that wait for a subscription"] == f"{session.MAX_HELD >> 10} KiB"
     assert (
-        limits["time from connecting to the whole request of the handshake"]
-        == f"{connection.HANDSHAKE_TIMEOUT:g} seconds"
+        limits["time from connecting to the whole request of the handshake"] == f"{phases.HANDSHAKE_TIMEOUT:g} seconds"
     )
     assert f"; {session.BURST_SECONDS:g} seconds' worth" in next(each for each in limits if "max_request_rate" in each)
     assert f"1 to {messages.MAX_TOPIC_BYTES} bytes" in paper("wsd/PROTOCOL.md").section("Topics and channels")

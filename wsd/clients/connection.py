@@ -5,48 +5,40 @@
 of the library's ``ServerConnection``, which hands messages through queues to a task per client: here the handshake is
 answered and requests are handled where their bytes arrive, and nothing is awaited. A connection has no task at all.
 
-Writing, and what happens when the client can't keep up, is the other half: :mod:`wsd.clients.writer`.
+Its parts: how far a connection is (:mod:`wsd.clients.phases`); the opening handshake (:mod:`wsd.clients.handshake`);
+writing, and what happens when the client can't keep up (:mod:`wsd.clients.writer`); what clients do wrong
+(:mod:`wsd.clients.refusals`).
+
+Called by the event loop with what a client sends (:meth:`Connection.data_received`), by the topic table with Redis's
+answers, by the sweep when a deadline has come; calls the session, and carries out the effects that it returns.
 
 Reading. Bytes are read in slices of 4 KiB, so that a client that sends thousands of tiny frames in one segment doesn't
 hold the loop, and what we don't handle yet waits in the kernel; a client above its request rate isn't read from until
-it has earned more. What is read depends on the phase::
-
-    phase     | what is read                                  | becomes
-    ----------+-----------------------------------------------+---------------------------------------------
-    HANDSHAKE | the head of the request                       | OPEN (101), ENDING (any other answer)
-    OPEN      | frames                                        | CLOSING (our close frame), ENDING (its own, a breach)
-    CLOSING   | frames, for the client's close frame; bounded | ENDING
-    ENDING    | nothing: thrown away, bounded                 | GONE (the client closes, or is aborted)
-    GONE      | nothing                                       |
-
-Why anything is read in ENDING: to close a socket with unread bytes resets the connection, and a reset makes the kernel
-of the client throw away our last words.
+it has earned more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
-from http import HTTPStatus
 from math import inf
 from typing import Protocol, cast
 
 from websockets.asyncio.server import Server
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
-from websockets.typing import BytesLike, Subprotocol
+from websockets.typing import BytesLike
 
 from wsd.auth.grant import Authenticator
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.backoff import spread
-from wsd.clients.handshake import RequestHead, reason_of, refusal
+from wsd.clients import library
+from wsd.clients.handshake import Accepted, Handshake
+from wsd.clients.phases import Phase
+from wsd.clients.refusals import Refusals
 from wsd.clients.replies import Reply
 from wsd.clients.session import Effect, Leave, Limits, Listen, Session, State, Wait
 from wsd.clients.writer import Writer
@@ -54,20 +46,14 @@ from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
 from wsd.errors import HandshakeError
-from wsd.logs import BoundedLogger, fields
+from wsd.logs import fields
 from wsd.metrics import Metrics
-from wsd.protocol.codes import UNAUTHORIZED, Close, HandshakeReason
+from wsd.protocol.codes import Close, HandshakeReason
 from wsd.protocol.frames import PING, text_frame
 from wsd.protocol.messages import CONNECTED, SESSION_AUTHENTICATED, session_created
 from wsd.slices import Slices
 
-__all__ = ["CLOSE_TIMEOUT", "LIBRARY", "Connection", "Door", "Shared"]
-
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds from accepting a connection to its complete request."""
-
-CLOSE_TIMEOUT = 2.0
-"""Seconds for the client to answer a close frame; then the connection is aborted."""
+__all__ = ["Connection", "Door", "Shared"]
 
 READ_SLICE = 4096
 """Bytes handled before the loop gets a turn. That many bytes can hold 680 empty pings, about 4 ms of work."""
@@ -89,18 +75,17 @@ _GREETING = text_frame(CONNECTED)
 _BUFFER = bytearray(READ_SLICE)
 """Where sockets are read into, all of them: bytes are taken out before the next one is read."""
 
-LIBRARY = logging.getLogger("wsd.websockets")
-LIBRARY.setLevel(logging.CRITICAL + 1)
-"""For the library, which would log a traceback for each connection. Its bugs are logged here, bounded."""
-
 logger = logging.getLogger(__name__)
 
 
 class Door(Protocol):
     """Who lets connections in, and sees them out."""
 
-    def admit(self, connection: Connection) -> HandshakeReason | None:
-        """Let a client in, or return the reason for which it is refused."""
+    def refusal(self) -> HandshakeReason | None:
+        """Why no client is let in now; None if one may come."""
+
+    def admitted(self) -> None:
+        """A client was let in; it is sent the response."""
 
     def refused(self, connection: Connection) -> None:
         """A handshake was refused; the socket lingers until the client closes."""
@@ -127,34 +112,10 @@ class Shared:
     ping_interval: float  # seconds
     ping_timeout: float  # seconds
     bounds: Bounds  # of what may wait for a client
-    refusals: BoundedLogger  # for what clients do wrong
+    refusals: Refusals  # what clients do wrong
     max_size: int = 65_536  # bytes of a client's message
     origins: tuple[str, ...] = ()  # that browsers may come from; empty if any may
     subprotocols: tuple[str, ...] = ()  # in the order of preference
-
-
-class _Phase(Enum):
-    """How far a connection is; see the table above."""
-
-    HANDSHAKE = 1
-    OPEN = 2
-    CLOSING = 3
-    ENDING = 4
-    GONE = 5
-
-
-class _Protocol(ServerProtocol):
-    """The library's protocol, with two rules of its own."""
-
-    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
-        """Select the first of the operator's that the client offers. No common one is no reason to refuse a client."""
-        return next((ours for ours in self.available_subprotocols or () if ours in subprotocols), None)
-
-    def recv_frame(self, frame: Frame) -> None:
-        """Take a frame. The library calls a close frame between fragments a breach; RFC 6455 (5.4) permits it."""
-        if frame.opcode is Opcode.CLOSE:
-            self.current_size = None
-        super().recv_frame(frame)
 
 
 class Connection(Writer):
@@ -169,15 +130,14 @@ class Connection(Writer):
 
     # Thousands of these: an instance dictionary of so many names takes 1.5 KiB.
     __slots__ = (
-        "_abort_at",
         "_accepted_at",
-        "_head",
+        "_ends_at",
+        "_handshake",
         "_linger",
         "_message",
         "_message_opcode",
         "_next_ping",
         "_outgoing",
-        "_phase",
         "_pong_due",
         "_reading",
         "_shared",
@@ -190,15 +150,13 @@ class Connection(Writer):
     ) -> None:
         super().__init__(shared.bounds, shared.sweep)
         self._shared = shared
-        protocol.__class__ = _Protocol  # the library makes one of its own class
-        self.protocol = cast(_Protocol, protocol)
-        self.session: Session | None = None  # from the handshake on
-        self._phase = _Phase.HANDSHAKE
+        self.protocol = library.adopt(protocol)
+        self.session: Session | None = None  # of a client that was let in
         self._accepted_at = shared.sweep.time()
-        self._abort_at = self._accepted_at + HANDSHAKE_TIMEOUT  # infinity while the connection is open
-        self._next_ping = inf
-        self._pong_due = inf  # infinity when no ping is unanswered
-        self._head: RequestHead | None = RequestHead()  # until the handshake is answered
+        self._ends_at = self._accepted_at + (self.phase.seconds or 0.0)  # if the phase has an end
+        self._next_ping = 0.0  # when the next ping is due; while open
+        self._pong_due: float | None = None  # when the pong is late; None while no ping is unanswered
+        self._handshake: Handshake | None = Handshake(self.protocol)  # until it is answered
         self._linger = MAX_LINGER  # bytes that may still be read of a connection that ends
         self._message: bytearray | None = None  # what has come of a fragmented message
         self._message_opcode = Opcode.TEXT  # of that message
@@ -211,16 +169,14 @@ class Connection(Writer):
         """Take a new socket."""
         super().connection_made(transport)
         if self._shared.door.entered(self):
-            self._shared.sweep.schedule(self, self._abort_at)
+            self._shared.sweep.schedule(self, self._ends_at)
         else:
             self._refuse_handshake(HandshakeError(HandshakeReason.CROWD))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        if self._phase is _Phase.HANDSHAKE:
-            self._refuse_handshake(HandshakeError(HandshakeReason.EOF if self._head else HandshakeReason.SILENT))
-        self._phase = _Phase.GONE
-        self._stop_writing()
+        self._break_off(HandshakeReason.EOF)
+        self._enter(Phase.GONE)
         self._drop_backlog()
         self.lagging = False  # the transport, which knows what it holds, is closed
         self._shared.sweep.remove(self)
@@ -234,10 +190,7 @@ class Connection(Writer):
         self._shared.door.left(self)
         if logger.isEnabledFor(logging.DEBUG):
             self._debug("the connection is gone")
-        # The library's parser, and what ended it, refer to the protocol in a circle. Undone, it is freed now; else it
-        # waits for the collector, which seldom looks: 5 MiB more after 30,000 clients had come and gone in ten minutes.
-        self.protocol.parser.close()
-        self.protocol.parser_exc = self.protocol.handshake_exc = None
+        library.undo_circle(self.protocol)
 
     def close_with(self, code: Close, reason: str) -> None:
         """Close an open connection; abort it if the client doesn't answer in time.
@@ -246,45 +199,47 @@ class Connection(Writer):
             code: the close code.
             reason: at most 123 bytes of UTF-8 (RFC 6455, section 5.5); the rest is cut off.
         """
-        if self._phase is _Phase.OPEN and self.protocol.state is OPEN:
+        if self.phase is Phase.OPEN:
+            self._close(code, reason)
+
+    def _close(self, code: Close, reason: str) -> None:
+        if self.protocol.state is OPEN:  # else the client's close frame was read, or a breach, and answered
             self.protocol.send_close(code, reason.encode()[:MAX_REASON].decode(errors="ignore"))
             self._end(self.protocol.data_to_send())
 
     def abort(self) -> None:
         """End the connection at once, without a close frame."""
-        self._phase = _Phase.GONE
-        self._stop_writing()
+        self._enter(Phase.GONE)
         self._shared.sweep.remove(self)
         self.transport.abort()
 
+    def _enter(self, phase: Phase) -> None:
+        """Go on to another phase."""
+        super()._enter(phase)
+        if phase.seconds is not None:
+            self._ends_at = self._shared.sweep.time() + phase.seconds
+            self._shared.sweep.hasten(self, self._ends_at)
+
     def _end(self, last: list[bytes]) -> None:
-        """Say the last words and leave: the connection is closing.
+        """Say the last words, and leave all topics.
 
         Args:
             last: the close frame, if one is to be sent, and ``b""`` if nothing more is expected from the client.
         """
         self._write_outgoing()
-        begins = self._phase is _Phase.OPEN
-        self._phase = _Phase.ENDING if b"" in last else _Phase.CLOSING
-        if self._phase is _Phase.ENDING:
-            self._drop_backlog()  # it isn't wanted any more
-            self._start_writing()  # behind the portion in progress: that consists of whole frames
+        before, expects_more = self.phase, b"" not in last
+        if not expects_more or before is Phase.DOOMED:
+            # It isn't wanted any more. The last words go behind the portion in progress, which is whole frames.
+            self._drop_backlog()
+        self._enter(Phase.CLOSING if expects_more else Phase.ENDING)
         with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError on a closing transport
             for data in last:
                 if data:
-                    self.write(data)
+                    self._write_last(data)
                 else:
                     self.transport.write_eof()
-        if begins:
+        if before is not Phase.CLOSING:
             self._log_close()
-        self._depart()
-
-    def _depart(self) -> None:
-        """Leave all topics and send no more frames."""
-        self._stop_writing()
-        self._next_ping = self._pong_due = inf
-        self._abort_at = self._shared.sweep.time() + CLOSE_TIMEOUT
-        self._shared.sweep.hasten(self, self._abort_at)
         self._shared.slices.do(self._leave)
 
     def _leave(self) -> None:
@@ -292,7 +247,7 @@ class Connection(Writer):
             self._carry_out(self.session.close())
 
     def _log_close(self) -> None:
-        """Log a close that the client has caused: a bug in it, or an attack. Bugs of the library are logged as bugs."""
+        """Log a close that the client has caused, and not we."""
         close = self.protocol.close_sent
         if (
             close is None
@@ -301,58 +256,45 @@ class Connection(Writer):
         ):
             return
         if close.code == Close.INTERNAL_ERROR:
-            self._log_bug(self.protocol.parser_exc)
-        self._warn(
-            f"close {int(close.code)}",
-            "closing the connection of %a at %s with %d: %a",
-            *(self._subject, self.peer, int(close.code), close.reason),
-            subject=self._subject,
-            code=int(close.code),
-            reason=close.reason,
-        )
-
-    def _log_bug(self, exc: Exception | None) -> None:
-        self._shared.metrics.internal_errors += 1
-        exc = exc or AssertionError("the library gave no reason")
-        self._shared.refusals.exception("library", "the library failed on what a client sent", exc=exc)
+            self._shared.refusals.bug(self.protocol.parser_exc)
+        self._shared.refusals.closed(close, self.peer, self._subject)
 
     def visit(self, now: float) -> float:
         """Act on deadlines that have passed; return the next one. Called by the sweep."""
-        session_deadline = inf
-        if now >= self._abort_at:
-            if self._phase is _Phase.HANDSHAKE:
-                self._refuse_handshake(
-                    HandshakeError(HandshakeReason.TIMEOUT if self._head else HandshakeReason.SILENT)
-                )
-            else:
-                self.abort()
-        elif self.session is not None and self._phase is _Phase.OPEN:
-            self._visit_open(self.session, now)
-            session_deadline = self.session.deadline
-        return min(self._abort_at, session_deadline, self.backlog_deadline, self._next_ping, self._pong_due)
+        session = self.session
+        if self.phase is Phase.OPEN and session is not None:
+            self._visit_open(session, now)
+        elif self.phase.seconds is not None and now >= self._ends_at and not self._break_off(HandshakeReason.TIMEOUT):
+            self.abort()
+        if self.phase is not Phase.OPEN or session is None:
+            return self._ends_at
+        pong_due = inf if self._pong_due is None else self._pong_due
+        return min(session.deadline, self.backlog_deadline, self._next_ping, pong_due)
 
     def _visit_open(self, session: Session, now: float) -> None:
         # Also before its deadline: a token expires by the wall clock, and that may have been set.
         self._carry_out(session.timed_out(now))
-        if self._phase is not _Phase.OPEN:
+        if self.phase is not Phase.OPEN:
             return
+        waits_for_pong = self._pong_due is not None
         if self.lagging:
             # A ping would wait behind the backlog; the backlog's own bound tells the dead from the slow.
             self._next_ping = now + self._shared.ping_interval
-            if self._pong_due != inf:
+            if waits_for_pong:
                 self._pong_due = now + self._shared.ping_timeout
             if now >= self.backlog_deadline:
-                self._give_up("age")
-        elif now >= self._pong_due and not self._reading:
-            # The pong may lie behind requests that we don't read yet, because they came too fast.
-            self._pong_due = now + self._shared.ping_timeout
-        elif now >= self._pong_due:
-            self._shared.metrics.ping_timeouts += 1
-            self.abort()
+                self._give_up("age", self.backlog_bytes, self.backlog_age)
+        elif self._pong_due is not None and now >= self._pong_due:
+            if self._reading:
+                self._shared.metrics.ping_timeouts += 1
+                self.abort()
+            else:  # the pong may lie behind requests that we don't read yet, because they came too fast
+                self._pong_due = now + self._shared.ping_timeout
         elif now >= self._next_ping:
             self.write(PING)
             self._next_ping = now + self._shared.ping_interval
-            self._pong_due = min(self._pong_due, now + self._shared.ping_timeout)
+            if not waits_for_pong:
+                self._pong_due = now + self._shared.ping_timeout
 
     # Reading.
 
@@ -367,15 +309,15 @@ class Connection(Writer):
     def data_received(self, data: bytes) -> None:
         """Handle what the client sent; if it has sent more, or must wait, stop reading until later."""
         full = len(data) >= READ_SLICE
-        if self._phase is _Phase.HANDSHAKE:
+        if self.phase is Phase.HANDSHAKE:
             data = self._receive_request(data)
-        seconds = self._receive(data) if data else 0.0
-        if self._phase is _Phase.CLOSING or self._phase is _Phase.ENDING:
+        seconds = self._receive(data) if data and self.phase.takes_frames else 0.0
+        if self.phase is Phase.CLOSING or self.phase is Phase.ENDING:
             self._linger -= len(data)
             if self._linger <= 0:
-                self._pause_reading()  # for good: it will be aborted
-                return
-        if (seconds or full) and self._phase is not _Phase.GONE:
+                self._enter(Phase.DEAF)
+                self._pause_reading()
+        if (seconds or full) and self.phase.reads:
             self._pause_reading()
             self.loop.call_later(min(seconds, MAX_PAUSE), self._read_on)
 
@@ -384,16 +326,19 @@ class Connection(Writer):
 
         A socket is closed when it has taken what waits, whoever does it.
         """
-        if self._phase is _Phase.HANDSHAKE:
-            self._refuse_handshake(HandshakeError(HandshakeReason.EOF if self._head else HandshakeReason.SILENT))
+        if self._break_off(HandshakeReason.EOF):
             return False
         self._shared.slices.do(self._end_of_stream)
         return True
 
     def _end_of_stream(self) -> None:
-        if self._phase is _Phase.OPEN or self._phase is _Phase.CLOSING:
+        if self.phase is Phase.GONE:
+            return
+        if self.phase.takes_frames:
             self.protocol.receive_eof()
             self._end(self.protocol.data_to_send())
+        if self.phase is not Phase.DEAF:
+            self._enter(Phase.DEAF)
         self.transport.close()
 
     def _pause_reading(self) -> None:
@@ -401,7 +346,7 @@ class Connection(Writer):
         self.transport.pause_reading()
 
     def _read_on(self) -> None:
-        if self._phase is not _Phase.GONE and not self.transport.is_closing() and self._linger > 0:
+        if self.phase.reads and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
 
@@ -411,14 +356,12 @@ class Connection(Writer):
         Returns:
             Seconds for which nothing more should be read: 0 if the client is within its rate.
         """
-        if self._phase is not _Phase.OPEN and self._phase is not _Phase.CLOSING:
-            return 0.0
         seconds = 0.0
         self._outgoing = []
         self.protocol.receive_data(data)
         own = self.protocol.data_to_send()  # the library's: pongs in the order of pings, then what ends the connection
         for event in self.protocol.events_received():
-            if self._phase is not _Phase.OPEN:
+            if self.phase is not Phase.OPEN:
                 break  # behind our close frame
             frame = cast(Frame, event)
             if frame.opcode is Opcode.PING:
@@ -426,7 +369,7 @@ class Connection(Writer):
             seconds = self._receive_frame(frame)
         self._write_outgoing()
         self._outgoing = None
-        if self.protocol.eof_sent and self._phase in (_Phase.OPEN, _Phase.CLOSING):
+        if self.protocol.eof_sent and self.phase.takes_frames:
             # A close frame was received, or a breach was found.
             self._end(own)
         return seconds
@@ -450,7 +393,7 @@ class Connection(Writer):
                 message, self._message = self._message, None
                 self._receive_message(session, self._message_opcode, message, now)
         elif opcode is Opcode.PONG:
-            self._pong_due = inf
+            self._pong_due = None
         return seconds
 
     def _receive_message(self, session: Session, opcode: Opcode, data: BytesLike, now: float) -> None:
@@ -475,48 +418,32 @@ class Connection(Writer):
         Returns:
             What came behind it and is to be read as frames: nothing unless the handshake is done.
         """
-        assert self._head is not None
+        assert self._handshake is not None
         try:
-            parts = self._head.receive(data)
-            if parts is None:
+            accepted = self._handshake.receive(data)
+            if accepted is None:
                 return b""
-            head, rest = parts
-            # The library gets no more, because it would answer frames before the handshake.
-            self.protocol.receive_data(head)
-            events = self.protocol.events_received()
-            if not events:
-                raise reason_of(self.protocol, self._head.method)
-            self._shake_hands(cast(Request, events[0]))
+            if (reason := self._shared.door.refusal()) is not None:
+                raise HandshakeError(reason)
         except HandshakeError as exc:
             self._refuse_handshake(exc)
             return b""
-        return rest
+        self._open(accepted)
+        return accepted.rest
 
-    def _shake_hands(self, request: Request) -> None:
-        """Accept the opening handshake. The greeting leaves in the same write as the response."""
-        shared = self._shared
-        response = self.protocol.accept(request)
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            raise reason_of(self.protocol, request.method)
-        if reason := shared.door.admit(self):
-            raise HandshakeError(reason)
-        if self.protocol.subprotocol is None and "Sec-WebSocket-Protocol" in request.headers:
-            # The names may hold a token, so they are not logged.
-            self._warn(
-                "subprotocol",
-                "%s offers subprotocols, of which none is in the setting subprotocols; browsers then close",
-                self.peer,
-            )
-        self.protocol.send_response(response)
-        # The library's parser holds on to the request; its headers are 2 KiB that nobody will look at.
-        request.headers.clear()
-        self._head = None
+    def _open(self, accepted: Accepted) -> None:
+        """Let the client in. The greeting leaves in the same write as the response."""
+        shared, protocol = self._shared, self.protocol
+        shared.door.admitted()
+        if accepted.subprotocols and protocol.subprotocol is None:
+            shared.refusals.subprotocols(self.peer)
+        protocol.send_response(accepted.response)
+        self._handshake = None
         now = shared.sweep.time()
-        self._abort_at = inf
-        self._phase = _Phase.OPEN
         self.session = session = Session(shared.authenticator, shared.limits, now)
+        self._enter(Phase.OPEN)
         if session.state is State.ANONYMOUS:
-            self.protocol.max_message_size = min(MAX_UNAUTHORIZED, shared.max_size)
+            protocol.max_message_size = min(MAX_UNAUTHORIZED, shared.max_size)
         # A random first interval, so that the pings of a reconnected fleet don't come in step.
         self._next_ping = now + spread(shared.ping_interval)
         shared.sweep.schedule(self, min(self._next_ping, session.deadline))
@@ -524,33 +451,28 @@ class Connection(Writer):
         shared.metrics.handshake_seconds.observe(now - self._accepted_at)
         if logger.isEnabledFor(logging.DEBUG):
             self._debug("connected")
-        self._start_writing()
-        self.write(b"".join((*self.protocol.data_to_send(), _GREETING, text_frame(session_created(session.id)))))
+        self.write(b"".join((*protocol.data_to_send(), _GREETING, text_frame(session_created(session.id)))))
+
+    def _break_off(self, reason: HandshakeReason) -> bool:
+        """Refuse a handshake of which nothing more will come; return whether there is one."""
+        if self._handshake is None:
+            return False
+        self._refuse_handshake(self._handshake.broken_off(reason))
+        return True
 
     def _refuse_handshake(self, error: HandshakeError) -> None:
         """Answer with something else than 101 where there is somebody to answer, and end the connection."""
-        shared = self._shared
-        shared.metrics.refused_handshakes[error.reason] += 1
-        status, cause = error.reason.status, error.reason.cause
+        assert self._handshake is not None
+        shared, handshake = self._shared, self._handshake
+        self._handshake = None
         if error.reason is HandshakeReason.ERROR:
-            self._log_bug(self.protocol.handshake_exc)
-        if error.reason is not HandshakeReason.SILENT:
-            self._warn(
-                f"handshake: {error.reason}",
-                "refused a handshake of %s with %s: %s%s",
-                *(self.peer, status or "no answer", cause, f" ({error.detail})" if error.detail else ""),
-                code=status,
-                reason=error.reason,
-            )
-        method = self._head.method if self._head is not None else ""
-        self._head = None
-        self._phase = _Phase.ENDING
-        self._abort_at = shared.sweep.time() + CLOSE_TIMEOUT
-        response = refusal(self.protocol, error, method)
+            shared.refusals.bug(self.protocol.handshake_exc)
+        shared.refusals.handshake(error, self.peer)
+        response = handshake.refuse(error)
         if response is None:
             self.abort()
             return
-        shared.sweep.schedule(self, self._abort_at)
+        self._enter(Phase.ENDING)
         with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError on a closing transport
             self.transport.write(response.serialize())
             self.transport.write_eof()
@@ -575,8 +497,6 @@ class Connection(Writer):
         for effect in effects:  # grows on the way
             if debug:
                 self._debug_effect(effect)
-            if session.state is State.CLOSED and isinstance(effect, Wait | Listen):
-                continue  # a write on the way has ended the connection, and it has left its topics
             if isinstance(effect, Reply):
                 self._reply(effect)
             elif isinstance(effect, Wait):
@@ -616,21 +536,7 @@ class Connection(Writer):
 
     def _reply(self, reply: Reply) -> None:
         if reply.refusal:
-            self._shared.metrics.refused_requests[reply.refusal] += 1
-            subject = reply.subject or self._subject
-            self._warn(
-                # A refused token has other remedies than a missing one; both are unauthorized. The reason holds
-                # numbers that differ each time: "expired 3.2 s ago".
-                # Other reasons hold what the client chose, a topic for one, so they make no kinds.
-                re.sub(r"\d[\d.]*", "N", f"unauthorized: {reply.reason}")
-                if reply.refusal == UNAUTHORIZED
-                else reply.refusal,
-                "refused a request of %a at %s: %s %a",
-                *(subject, self.peer, reply.refusal, reply.reason),
-                subject=subject,
-                code=reply.refusal,
-                reason=reply.reason,
-            )
+            self._shared.refusals.request(reply, self.peer, self._subject)
         frame = text_frame(reply.payload)
         if self._outgoing is None:
             self.write(frame)
@@ -648,20 +554,6 @@ class Connection(Writer):
         """The ``sub`` of its token, for the log."""
         return self.session.subject if self.session is not None else ""
 
-    def _warn(self, kind: str, message: str, *args: object, subject: str | None = None, **values: object) -> None:
-        """Log what the client does wrong, bounded by kind and client: its address, and its token's ``sub``.
-
-        Args:
-            kind: see :meth:`wsd.logs.BoundedLogger.warning`, as for the message, its arguments and the values.
-            subject: the ``sub``; None before there can be one.
-        """
-        peer = self.peer
-        client = peer.rpartition(":")[0]
-        if subject is not None:
-            values["subject"] = subject
-            client = f"{subject!a} at {client}" if subject else client
-        self._shared.refusals.warning(kind, message, *args, client=client, peer=peer, **values)
-
     # Writing.
 
     def _write_outgoing(self) -> None:
@@ -670,21 +562,9 @@ class Connection(Writer):
             self._outgoing.clear()
             self.write(data)
 
-    def _give_up(self, bound: str) -> None:
-        """End a connection that can't keep up. ``bound`` is the one that it passed: bytes or age."""
-        shared = self._shared
-        shared.metrics.slow_consumers[bound] += 1
-        shared.metrics.dropped_bytes += self.backlog_bytes
-        self._warn(
-            "slow consumer",
-            "closing the slow consumer %a at %s: %d bytes wait for it, the oldest for %.1f s",
-            *(self._subject, self.peer, self.backlog_bytes, self.backlog_age),
-            subject=self._subject,
-            code=int(Close.SLOW_CONSUMER),
-            bytes=self.backlog_bytes,
-            seconds=round(self.backlog_age, 1),
-        )
+    def _give_up(self, bound: str, waiting: int, age: float) -> None:
+        if self.phase is not Phase.OPEN and self.phase is not Phase.DOOMED:
+            return  # it has ended since it was doomed
+        self._shared.refusals.slow(bound, waiting, age, self.peer, self._subject)
         self._drop_backlog()
-        # The close frame goes behind the portion in progress: that consists of whole frames.
-        self._start_writing()
-        self.close_with(Close.SLOW_CONSUMER, "slow consumer: reconnect and fetch the state anew")
+        self._close(Close.SLOW_CONSUMER, "slow consumer: reconnect and fetch the state anew")

@@ -16,7 +16,9 @@ from typing import cast
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Origin, Subprotocol
 
-from wsd.clients.connection import CLOSE_TIMEOUT, LIBRARY, Connection, Shared
+from wsd.clients.connection import Connection, Shared
+from wsd.clients.library import LIBRARY, close_code
+from wsd.clients.phases import CLOSE_TIMEOUT
 from wsd.metrics import Metrics
 from wsd.protocol.codes import Close, HandshakeReason
 
@@ -114,7 +116,7 @@ class Gateway:
         self._lingering.pop(connection, None)
         if connection.session is not None:
             self._inside -= 1
-            self._metrics.close_codes[_close_code(connection)] += 1
+            self._metrics.close_codes[close_code(connection.protocol)] += 1
             if (
                 self._said_full
                 and not self.draining
@@ -129,8 +131,8 @@ class Gateway:
         """Note a socket that only waits for its client to close: it holds no place."""
         self._lingering[connection] = None
 
-    def admit(self, connection: Connection) -> HandshakeReason | None:
-        """Let a client in, or return why not: draining, or full."""
+    def refusal(self) -> HandshakeReason | None:
+        """Why no client is let in now: draining, or full; None if one may come."""
         if self.draining:
             return HandshakeReason.DRAINING
         if self.full:
@@ -138,8 +140,11 @@ class Gateway:
                 self._said_full = True
                 logger.warning("full: %d connections; new clients get 503 until some leave", self._inside)
             return HandshakeReason.FULL
-        self._inside += 1
         return None
+
+    def admitted(self) -> None:
+        """Count a client in."""
+        self._inside += 1
 
     # The end.
 
@@ -181,14 +186,3 @@ class Gateway:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._emptied.wait()
-
-
-def _close_code(connection: Connection) -> str:
-    """The close code of a connection as a label: few values, although clients may send any."""
-    protocol = connection.protocol
-    if protocol.close_sent is not None and not protocol.close_rcvd_then_sent:
-        return str(int(protocol.close_sent.code))
-    if protocol.close_rcvd is None:
-        return "1006"
-    code = int(protocol.close_rcvd.code)
-    return str(code) if code in range(1000, 1016) else "other"

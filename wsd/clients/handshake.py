@@ -1,4 +1,4 @@
-"""The opening handshake before its answer: which bytes are the request, and why one is refused. Without I/O.
+"""The opening handshake: which bytes are the request, how it is answered, and why one is refused. Without I/O.
 
 The library gets the head of the request and nothing behind it, because it takes whatever follows for frames, also
 behind a request that is about to be refused, and answers frames before the handshake.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import NamedTuple, cast
 
 from websockets.exceptions import (
     HeaderLineTooLong,
@@ -25,13 +26,13 @@ from websockets.exceptions import (
     RequestLineTooLong,
     TooManyHeaders,
 )
-from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Response
+from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request, Response
 from websockets.server import ServerProtocol
 
 from wsd.errors import HandshakeError
 from wsd.protocol.codes import MAX_REQUEST, HandshakeReason
 
-__all__ = ["RETRY_AFTER", "RequestHead", "reason_of", "refusal"]
+__all__ = ["RETRY_AFTER", "Accepted", "Handshake", "RequestHead"]
 
 RETRY_AFTER = 5
 """Seconds, for clients that are refused with 503."""
@@ -64,6 +65,66 @@ _REQUEST_LINE = re.compile(rb"[^ \n]+ [^ \n]+ HTTP/1\.[01]\r?\n")
 """The first line of a request that the library can read."""
 
 _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ")
+
+
+class Accepted(NamedTuple):
+    """A request that the library accepts."""
+
+    response: Response  # to be sent if the client is let in
+    rest: bytes  # what came behind the request: frames, if the client is let in
+    subprotocols: bool  # whether the client offers some
+
+
+class Handshake:
+    """One opening handshake.
+
+    Args:
+        protocol: the library's.
+    """
+
+    __slots__ = ("_head", "_protocol")
+
+    def __init__(self, protocol: ServerProtocol) -> None:
+        self._head = RequestHead()
+        self._protocol = protocol
+
+    def receive(self, data: bytes) -> Accepted | None:
+        """Take bytes from the client.
+
+        Returns:
+            The request, accepted, or None if there is more of it to come.
+
+        Raises:
+            HandshakeError: if the request must be refused. :meth:`refuse` makes the answer.
+        """
+        parts = self._head.receive(data)
+        if parts is None:
+            return None
+        head, rest = parts
+        self._protocol.receive_data(head)
+        events = self._protocol.events_received()
+        if not events:
+            raise _reason_of(self._protocol, self._head.method)
+        request = cast(Request, events[0])
+        response = self._protocol.accept(request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            raise _reason_of(self._protocol, request.method)
+        accepted = Accepted(response, rest, "Sec-WebSocket-Protocol" in request.headers)
+        # The library's parser holds on to the request; its headers are 2 KiB that nobody will look at.
+        request.headers.clear()
+        return accepted
+
+    def broken_off(self, reason: HandshakeReason) -> HandshakeError:
+        """Say why there is no request.
+
+        Args:
+            reason: why no more will come. If nothing has come at all, that is the reason.
+        """
+        return HandshakeError(reason if self._head else HandshakeReason.SILENT)
+
+    def refuse(self, error: HandshakeError) -> Response | None:
+        """Make the answer to a request that is refused, if there is one."""
+        return _refusal(self._protocol, error, self._head.method)
 
 
 class RequestHead:
@@ -141,7 +202,7 @@ class RequestHead:
         return found[1].decode() if found else ""
 
 
-def reason_of(protocol: ServerProtocol, method: str) -> HandshakeError:
+def _reason_of(protocol: ServerProtocol, method: str) -> HandshakeError:
     """Say why the library refuses a request.
 
     Args:
@@ -191,7 +252,7 @@ def _reason_of_parser(cause: BaseException | None) -> HandshakeError:
     return HandshakeError(HandshakeReason.MALFORMED)
 
 
-def refusal(protocol: ServerProtocol, error: HandshakeError, method: str) -> Response | None:
+def _refusal(protocol: ServerProtocol, error: HandshakeError, method: str) -> Response | None:
     """Build the answer to a request that is refused, if there is one.
 
     Args:

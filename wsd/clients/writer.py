@@ -1,10 +1,18 @@
 """The writing half of a connection: straight to the socket while it takes everything, into a bounded backlog when not.
 
-``write`` is the transport's own ``write`` while the client keeps up, so the fan-out pays for no check. uvloop writes to
-the socket at once, and calls ``pause_writing`` from within when the kernel's buffer is full. From then on the
-connection is *lagging*: ``write`` becomes :meth:`Writer._hold`, which keeps frames in the backlog, by reference, so
-that one frame for a thousand laggards exists once. When the socket has taken what it had, the backlog follows in
-portions.
+``write`` follows from the phase and from whether the connection is lagging::
+
+    OPEN          | the transport's own ``write``, so the fan-out pays for no check
+    OPEN, lagging | :meth:`Writer._hold`
+    any other     | nothing is written
+
+uvloop writes to the socket at once, and calls ``pause_writing`` from within when the kernel's buffer is full. From then
+on the connection is *lagging*: the socket has not taken everything that is due (backpressure). Frames are kept in the
+backlog, by reference, so that one frame for a thousand laggards exists once. When the socket has taken what it had, the
+backlog follows in portions.
+
+A write never raises, and changes nothing but this connection. A write that passes a bound makes the connection DOOMED
+and drops the backlog; the end comes with the next turn of the loop.
 
 Two bounds hold whatever the client does or omits:
 
@@ -21,11 +29,13 @@ to all of it.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import cast
 
+from wsd.clients.phases import Phase
 from wsd.deadlines import NOWHERE, Sweep
 from wsd.delivery.fanout import Bounds
 
@@ -36,10 +46,10 @@ LARGE_MESSAGES = 8
 
 
 def _write_nothing(data: bytes) -> None:
-    """The ``write`` of a connection that isn't open yet, or is closing."""
+    """The ``write`` of a connection that isn't open."""
 
 
-class Writer(asyncio.BaseProtocol):
+class Writer(asyncio.BaseProtocol, ABC):
     """A transport and what waits for it.
 
     Args:
@@ -49,7 +59,7 @@ class Writer(asyncio.BaseProtocol):
 
     # Thousands of these: an instance dictionary of so many names would take 1.5 KiB.
     __slots__ = (
-        "__weakref__",
+        "__weakref__",  # 8 bytes; the test that nothing is left of closed connections needs it
         "_backlog",
         "_bounds",
         "_held",
@@ -58,6 +68,7 @@ class Writer(asyncio.BaseProtocol):
         "_sweep",
         "lagging",
         "loop",
+        "phase",
         "slot",
         "transport",
         "write",
@@ -69,6 +80,7 @@ class Writer(asyncio.BaseProtocol):
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
         self.slot = NOWHERE  # the sweep's
+        self.phase = Phase.HANDSHAKE  # how far the connection is; changed by _enter alone
         self.write: Callable[[bytes], object] = _write_nothing  # sends frames; see above
         self.lagging = False  # whether the socket has not taken everything that is due
         # Frames with the times when they were due; lagging only.
@@ -98,23 +110,30 @@ class Writer(asyncio.BaseProtocol):
         # Pause at the first byte that the kernel doesn't take: what waits is ours to bound.
         self.transport.set_write_buffer_limits(high=0)
 
-    def _start_writing(self) -> None:
-        self.write = self.transport.write
+    def _enter(self, phase: Phase) -> None:
+        """Go on to another phase."""
+        assert phase in self.phase.leads_to, f"{phase} does not follow {self.phase}"
+        self.phase = phase
+        self._choose_write()
 
-    def _stop_writing(self) -> None:
-        """Write nothing more, except what waits already."""
-        self.write = _write_nothing
+    def _choose_write(self) -> None:
+        if self.phase is not Phase.OPEN:
+            self.write = _write_nothing
+        elif self.lagging:
+            self.write = self._hold
+        else:
+            self.write = self.transport.write
 
     def pause_writing(self) -> None:
         """The socket takes no more. Called by the transport from within a write."""
         self.lagging = True
         self._lag(self._sweep.time())
-        if self.write is not _write_nothing:
-            self.write = self._hold
+        self._choose_write()
+        if self.phase is Phase.OPEN:
             self._check_bytes(self.transport.get_write_buffer_size())
 
     def _lag(self, due: float) -> None:
-        """Note since when the socket owes us something."""
+        """Start the clock of max_backlog_age: the oldest frame that the socket has not taken was due then."""
         self._portion_due = due
         self._sweep.hasten(self, self.backlog_deadline)
 
@@ -126,8 +145,7 @@ class Writer(asyncio.BaseProtocol):
                 return
         self._backlog = None
         self._most = self._bounds.max_backlog
-        if self.write is not _write_nothing:
-            self.write = self.transport.write
+        self._choose_write()
 
     def _hand_over_portion(self, backlog: deque[tuple[float, bytes]]) -> bool:
         """Write the oldest frames of the backlog; return whether the socket paused."""
@@ -152,8 +170,16 @@ class Writer(asyncio.BaseProtocol):
         self._held += len(data)
         self._check_bytes(len(data))
 
+    def _write_last(self, data: bytes) -> None:
+        """Write behind all that waits, in a phase in which nothing more is written."""
+        if self._backlog:
+            self._backlog.append((self._sweep.time(), data))
+            self._held += len(data)
+        else:
+            self.transport.write(data)
+
     def _check_bytes(self, longest: int) -> None:
-        """Give up if too much waits.
+        """Be doomed if too much waits.
 
         Args:
             longest: bytes of what was written last. Whatever is longer than the bound is a single message.
@@ -161,16 +187,24 @@ class Writer(asyncio.BaseProtocol):
         if longest > self._bounds.max_backlog:
             self._most = max(self._most, LARGE_MESSAGES * longest)
         if self.backlog_bytes > self._most:
-            self._give_up("bytes")
+            self._enter(Phase.DOOMED)
+            self.loop.call_soon(self._give_up, "bytes", self.backlog_bytes, self.backlog_age)
+            self._drop_backlog()
 
     def _drop_backlog(self) -> None:
         self._backlog = None
         self._held = 0
 
-    def _give_up(self, bound: str) -> None:
-        """End the connection: it has passed a bound, ``bytes`` or ``age``."""
-        raise NotImplementedError
+    @abstractmethod
+    def _give_up(self, bound: str, waiting: int, age: float) -> None:
+        """End the connection, unless it has ended already, because it has passed a bound.
 
+        Args:
+            bound: ``bytes`` or ``age``.
+            waiting: bytes that waited then.
+            age: seconds for which the oldest of them had waited.
+        """
+
+    @abstractmethod
     def visit(self, now: float) -> float:
         """Act on the deadlines that have passed; return the time of the next one. Called by the sweep."""
-        raise NotImplementedError

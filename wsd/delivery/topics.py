@@ -21,7 +21,7 @@ class Listener(Protocol):
     """Someone interested in topics."""
 
     def write(self, data: bytes, /) -> object:
-        """Send frames. Never raises and never waits."""
+        """Send frames. Never raises, never waits, and takes nobody off a topic."""
 
     def topic_confirmed(self, topic: str) -> None:
         """Redis has confirmed the channel of a topic that this listener waits for."""

@@ -19,7 +19,7 @@ from tests.lib.clients import BINARY, CLOSE, PING, PONG, TEXT, Client, frame
 from tests.lib.programs import Daemon
 from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import eventually
-from wsd.clients import connection as connection_module
+from wsd.clients.phases import Phase
 from wsd.worker import Worker
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -204,7 +204,7 @@ async def test_a_client_that_answers_pings_stays(redis: RedisServer) -> None:
 
 
 async def test_a_handshake_that_does_not_come_is_given_up(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "HANDSHAKE_TIMEOUT", 0.3)
+    monkeypatch.setattr(Phase.HANDSHAKE, "seconds", 0.3)
     async with serving(redis) as worker:
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         writer.write(b"GET / HTTP/1.1\r\nHost:")
