@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-lowest lint format types check faults faults-soak bench bench-full bench-micro bench-locust test-all papers lock clean
+.PHONY: help run test test-unit test-lowest lint format types check faults faults-soak bench bench-full bench-smoke bench-micro bench-locust test-all papers lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -48,11 +48,14 @@ faults: $(VENV)/installed ## break Redis in forty ways, and print what happened:
 faults-soak: $(VENV)/installed ## let every fault strike a hundred times, and look for leaks: about two hours
 	$(BIN)/python -m tests.faults --times 100 $(ARGS)
 
-bench: $(VENV)/installed ## measure wsd and others beside it: two minutes, two cores
+bench: $(VENV)/installed ## measure wsd and others beside it: three minutes, two cores
 	$(BIN)/python -m bench quick $(ARGS)
 
-bench-full: $(VENV)/installed ## measure the whole grid: about forty minutes
+bench-full: $(VENV)/installed ## measure the whole grid: about fifty minutes
 	$(BIN)/python -m bench full $(ARGS)
+
+bench-smoke: $(VENV)/installed ## look whether the bench works and nothing is lost, with few clients: a minute
+	$(BIN)/python -m bench smoke --check $(ARGS)
 
 bench-micro: $(VENV)/installed ## measure what single steps cost: make bench-micro ARGS=--fast
 	$(BIN)/python -m bench.micro $(ARGS)

@@ -22,7 +22,7 @@ from bench.names import nearest
 from bench.processes import ROOT
 from bench.report.compare import Comparison
 from bench.report.export import save_csv, save_hdr
-from bench.report.page import render
+from bench.report.page import render, value_of
 from bench.report.saved import UnusableFile, save
 from bench.rows.case import Cell, Suite
 from bench.rows.registry import cells, evaluate, in_turn
@@ -254,8 +254,17 @@ def _of_storm(result: Result) -> list[str]:
     return told if cost is None else [*told, f"{cost:.0f} µs CPU each"]
 
 
+def _of_restart(result: Result) -> list[str]:
+    return [
+        f"down for {result['down']:.2f} s",
+        f"{result['returned']:,} back after {result['seconds']:.1f} s",
+        f"{result['cpu_per_return_us']:.0f} µs CPU each",
+    ]
+
+
 _SUMMARIES: dict[str, Callable[[Result], list[str]]] = {
     "burst": _of_burst,
+    "restart": _of_restart,
     "storm": _of_storm,
     "standing": _of_storm,
 }
@@ -267,7 +276,7 @@ def print_goals(goals: list[dict[str, Any]]) -> None:
     print()
     for goal in goals:
         mark = {True: "met        ", False: "FALLS SHORT", None: "-          "}[goal["met"]]
-        value = "not measured" if goal["value"] is None else f"{goal['value']:.2f} {goal['unit']}".strip()
+        value = "not measured" if goal["value"] is None else value_of(goal)
         sign = ">=" if goal["at_least"] else "<="
         print(f"{mark} {goal['work']}: {goal['measure']}: {value} ({sign} {goal['limit']:g}) {goal['note']}".rstrip())
         if goal["tried"]:

@@ -10,7 +10,7 @@ from bench.load.control import Stops
 from bench.measure.cores import Cores
 from bench.measure.fan_out import SETTLE
 from bench.measure.rig import Rig
-from bench.measure.window import checks
+from bench.measure.window import checks, disturbance
 from bench.measure.work import Result, Windows, Work
 from bench.servers.server import Server
 
@@ -48,17 +48,20 @@ class Burst(Work):
             time.sleep(SETTLE)
             with Stops(rig.server.port, cores.load) as stops:
                 rig.server.forget_peak()
-                before, cpu = rig.server.peak(), rig.server.cpu()
+                peak, before = rig.server.peak(), rig.read()
                 hurry = replace(load, rate=self.messages / BURST_SECONDS)
                 with rig.publisher(hurry, BURST_SECONDS) as publisher:
                     began = time.monotonic_ns()
                     publisher.start()
                     published = publisher.result()
                     drained = rig.shard.drain(published["published"], load.topics, quiet=5.0, timeout=load.drain)
+                    after = rig.read(drained)
                 found = stops.result()
             result: Result = {"server": server.name, "kind": self.kind, "load": asdict(load)}
             result |= {"messages": self.messages, "stalled": self.stalled, "stops": found}
-            result |= {"cpu": rig.server.cpu() - cpu, "memory_growth": rig.server.peak() - before}
+            result |= {"cpu": after.server - before.server, "memory_growth": rig.server.peak() - peak}
+            generators = after.shard["cpu"] - before.shard["cpu"] + published["cpu"] + found["cpu"]
+            result |= disturbance(before, after, generators)
             result["seconds"] = max(drained["groups"]["listeners"]["last_message"] - began, 0) / 1e9
             return result | {"checks": checks(drained)}
 

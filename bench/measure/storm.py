@@ -1,4 +1,4 @@
-"""Everyone comes at once: alone, or beside others who get traffic."""
+"""Everyone comes at once, or at a rate: alone, or beside others who get traffic."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ class Storm(Work):
 
     kind: ClassVar[str] = "storm"
 
+    ramp: float = 0.0  # connections per second; 0: as fast as the server lets them
+    think: float = 0.0  # seconds before each request, give or take a half
+
     def within(self, windows: Windows) -> Self:
         """See :meth:`Work.within`: it lasts as long as it lasts."""
         return self
@@ -35,7 +38,8 @@ class Storm(Work):
             result: Result = {"server": server.name, "kind": self.kind, "load": asdict(load)}
             empty, cpu = rig.server.memory(), rig.server.cpu()
             before = rig.read()
-            opened = rig.shard.open(rig.plan(load, "storm", from_start=False, sampled=0))
+            plan = rig.plan(load, "storm", from_start=False, sampled=0, ramp=self.ramp, think=self.think)
+            opened = rig.shard.open(plan)
             after = rig.read()
             result["setup"] = setup(opened, after.server - cpu, load.connections)
             time.sleep(SETTLE)
@@ -43,7 +47,10 @@ class Storm(Work):
             return result | disturbance(before, after, after.shard["cpu"] - before.shard["cpu"])
 
     def __str__(self) -> str:
-        return f"{self.load.connections:,} clients at once"
+        clients = f"{self.load.connections:,} clients"
+        if not self.ramp:
+            return f"{clients} at once"
+        return f"{clients}, {self.ramp:,g} a second, that think {self.think:g} s before each request"
 
 
 @dataclass(frozen=True, slots=True)

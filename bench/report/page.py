@@ -12,9 +12,9 @@ from markupsafe import Markup
 from bench.measure.work import Result
 from bench.report.plots import short, standalone
 from bench.rows.grid import headline as _headline
-from bench.rows.registry import ROWS
+from bench.rows.registry import ROWS, SUITES
 
-__all__ = ["headline", "render"]
+__all__ = ["headline", "render", "value_of"]
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -35,12 +35,13 @@ def render(document: dict[str, Any]) -> str:
     sections = []
     for row in ROWS.values():
         plots = [Markup(plot.figure()) for plot in row.plots(results)]
-        asked = [_goal(goal) for goal in goals if goal.get("row") == row.name]
+        asked = _said_once([_goal(goal) for goal in goals if goal.get("row") == row.name])
         if plots or any(goal["kind"] != "unknown" for goal in asked):
             sections.append({"name": row.name, "words": row.words, "plots": plots, "goals": asked})
     return _TEMPLATES.get_template("page.html.jinja").render(
         document=document,
         machine=_machine(document),
+        shrunk=SUITES[document["suite"]].shrunk if document["suite"] in SUITES else 1,
         headline=[Markup(chart.figure()) for chart in _headline(results) if chart],
         counts={kind: sum(_kind(goal) == kind for goal in goals) for kind in ("met", "missed", "unknown")},
         sections=sections,
@@ -81,13 +82,29 @@ def _kind(goal: dict[str, Any]) -> str:
     return {True: "met", False: "missed", None: "unknown"}[goal["met"]]
 
 
+def _said_once(goals: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Goals of one row, without what was tried where that stands at one before."""
+    said: set[str] = set()
+    for goal in goals:
+        if goal["tried"] in said:
+            goal["tried"] = ""
+        said.add(goal["tried"])
+    return goals
+
+
+def value_of(goal: dict[str, Any]) -> str:
+    """What was measured, with its unit. What is counted is a whole number."""
+    value = goal["value"]
+    return f"{value:,.0f}" if not goal["unit"] and value == int(value) else f"{value:,.2f} {goal['unit']}".strip()
+
+
 def _goal(goal: dict[str, Any]) -> dict[str, str]:
     kind = _kind(goal)
     sign = "≥" if goal["at_least"] else "≤"
     return {
         "work": goal["work"],
         "measure": goal["measure"],
-        "value": NOTHING if goal["value"] is None else f"{goal['value']:,.2f} {goal['unit']}".strip(),
+        "value": NOTHING if goal["value"] is None else value_of(goal),
         "limit": f"{sign} {goal['limit']:g} {goal['unit']}".strip(),
         "kind": kind,
         "mark": {"met": "✓ met", "missed": "✗ falls short", "unknown": "not measured"}[kind],

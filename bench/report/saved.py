@@ -179,6 +179,13 @@ class _Burst(_Result):
     checks: _Checks
 
 
+class _Restart(_Result):
+    seconds: float
+    returned: int
+    away: int
+    cpu_per_return_us: float
+
+
 class _Goal(_Part):
     work: str
     measure: str
@@ -210,7 +217,7 @@ class _Cores(_Part):
     load: list[int]
 
 
-_KINDS = {"fan-out", "storm", "standing", "soak", "burst", "other"}
+_KINDS = {"fan-out", "storm", "standing", "restart", "soak", "burst", "other"}
 
 
 def _kind(result: Any) -> str:
@@ -230,6 +237,7 @@ class _Document(_Part):
             Annotated[_FanOut, Tag("fan-out")]
             | Annotated[_Storm, Tag("storm")]
             | Annotated[_Standing, Tag("standing")]
+            | Annotated[_Restart, Tag("restart")]
             | Annotated[_Soak, Tag("soak")]
             | Annotated[_Burst, Tag("burst")]
             | Annotated[_Result, Tag("other")],

@@ -22,6 +22,12 @@ __all__ = ["BURST", "STALLED"]
 
 MIB = 2**20
 
+STOP_LIMIT = 20
+"""Milliseconds that the loop may stand still."""
+
+MEMORY_LIMIT = 64
+"""MiB that a burst may take."""
+
 
 def _load(connections: int, topics: int, each: int) -> Load:
     return Load(connections=connections, topics=topics, topics_each=each, size=150, drain=60.0)
@@ -46,17 +52,17 @@ def _goals(cases: Sequence[Case], found: Found) -> Iterator[Goal]:
         stop = found.median(case, "wsd", "stops", "longest")
         stop = None if stop is None else 1000 * stop
         note = "" if stop is None else f"the loop answered after {stop:.1f} ms at the most"
-        yield Goal(work, "longest stop of the loop", stop, 20, "ms", note=note, attempts=_TRIED)
+        yield Goal(work, "longest stop of the loop", stop, STOP_LIMIT, "ms", note=note, attempts=_TRIED)
         growth = ratio(found.median(case, "wsd", "memory_growth"), MIB)
-        yield Goal(work, "memory at the most", growth, 64, "MiB", exact=True)
+        yield Goal(work, "memory at the most", growth, MEMORY_LIMIT, "MiB", exact=True)
         yield Goal(work, "messages lost, duplicated or out of order", found.bad(case), 0, exact=True)
 
 
 def _plots(cases: Sequence[Case], found: Found) -> Iterator[Plot]:
     for case in cases:
         results = found.all_of(case)
-        yield Bars(f"{case.work}: longest stop", "ms", bars(results, _stop))
-        yield Bars(f"{case.work}: memory", "MiB", bars(results, _growth))
+        yield Bars(f"{case.work}: longest stop", "ms", bars(results, _stop), STOP_LIMIT)
+        yield Bars(f"{case.work}: memory", "MiB", bars(results, _growth), MEMORY_LIMIT)
 
 
 def _stop(result: Result) -> float:

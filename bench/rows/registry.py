@@ -11,16 +11,17 @@ from bench.rows.burst import BURST, STALLED
 from bench.rows.case import Case, Cell, Suite
 from bench.rows.grid import CLIENTS, PAYLOAD, RATE
 from bench.rows.joined import JOINED
+from bench.rows.restart import RESTART
 from bench.rows.round import ROUND
 from bench.rows.row import Row
 from bench.rows.single import SINGLE
 from bench.rows.soak import SOAK
-from bench.rows.storm import STANDING, STORM
+from bench.rows.storm import RAMP, STANDING, STORM
 from bench.rows.topics import TOPICS
 
 __all__ = ["CASES", "ROWS", "SUITES", "cells", "evaluate", "in_turn"]
 
-_ROWS = (SINGLE, JOINED, ROUND, CLIENTS, PAYLOAD, TOPICS, BURST, STALLED, STORM, STANDING, SOAK, RATE)
+_ROWS = (SINGLE, JOINED, ROUND, CLIENTS, PAYLOAD, TOPICS, BURST, STALLED, STORM, STANDING, RESTART, SOAK, RAMP, RATE)
 
 ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 """By name, in the order of measuring."""
@@ -31,9 +32,7 @@ CASES: dict[str, Case] = {case.name: case for row in _ROWS for case in row.cases
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        Suite(
-            "quick", "about two and a half minutes on two cores", Windows(1.0, messages=60, samples=1500, soak=4.0), 1
-        ),
+        Suite("quick", "about three minutes on two idle cores", Windows(1.0, messages=60, samples=1500, soak=4.0), 1),
         # Ten of the minutes are the soak.
         Suite(
             "full",
@@ -44,7 +43,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "smoke",
-            "everything with a twentieth of the clients: whether all works, in half a minute",
+            "everything with a twentieth of the clients: whether all works, in a minute",
             Windows(0.4, messages=0, samples=0, soak=1.5),
             1,
             shrunk=20,

@@ -14,7 +14,7 @@ from bench.rows.found import Found, ratio
 from bench.rows.goal import Goal
 from bench.rows.row import Row
 
-__all__ = ["STANDING", "STORM"]
+__all__ = ["RAMP", "STANDING", "STORM"]
 
 KIB = 1024
 
@@ -30,6 +30,9 @@ _ALONE = Case("storm", Storm(_CROWD), ("wsd",), more=("naive", "node", "nats", "
 
 # Half of what a server on one core can deliver one by one, so that there is time for the crowd at all.
 _BESIDE = Case("standing", Standing(_CROWD, Load(connections=5000, rate=10)), ("wsd",))
+
+# What a load balancer that sends clients over little by little makes of it: no queue, and a round trip per request.
+_RAMP = Case("ramp", Storm(_CROWD, ramp=1000.0, think=0.5), (), more=("wsd",))
 
 _TRIED = (
     "requests handled without a task, no keepalive task, the collector frozen. Of what is left, the library's "
@@ -88,6 +91,18 @@ def _plots_beside(found: Found) -> Iterator[Plot]:
     yield Bars("Latency of 5,000 others before and during a storm", "ms", values)
 
 
+def _goals_ramp(found: Found) -> Iterator[Goal]:
+    cost = found.median(_RAMP, "wsd", "setup", "cpu_per_session_us")
+    work, notes = str(_RAMP.work), found.notes(_RAMP, "wsd")
+    yield Goal(work, "CPU per session", cost, CPU_LIMIT, "µs", note=notes, attempts=_TRIED)
+    yield Goal(work, "failures", found.failures(_RAMP), 0, exact=True)
+
+
+def _plots_ramp(found: Found) -> Iterator[Plot]:
+    histograms = {result["server"]: Histogram(result["setup"]["histogram"]) for result in found.all_of(_RAMP)}
+    yield percentiles("From connect to subscribed, without the thinking", histograms)
+
+
 STORM = Row(
     "storm",
     "10,000 clients connect, authorize and subscribe at once; then the memory of those that idle",
@@ -98,4 +113,12 @@ STORM = Row(
 
 STANDING = Row(
     "standing", "the same, while 5,000 others get 10 messages a second", (_BESIDE,), _goals_beside, _plots_beside
+)
+
+RAMP = Row(
+    "ramp",
+    "10,000 clients come at 1,000 a second and think half a second before each request (full suite)",
+    (_RAMP,),
+    _goals_ramp,
+    _plots_ramp,
 )

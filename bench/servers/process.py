@@ -108,18 +108,32 @@ class Process:
             ProfilerError: if a flame graph was asked for, and there is none.
         """
         try:
+            self._end()
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def restart(self) -> None:
+        """End it, and start it again where it was.
+
+        Raises:
+            ServerError: if it doesn't start.
+        """
+        self._end()
+        self.start()
+
+    def _end(self) -> None:
+        try:
             if self._profiler is not None:
                 self._profiler.stop()
         finally:
-            self._end()
+            self._profiler = None
+            self._terminate()
 
-    def _end(self) -> None:
-        self._profiler = None
+    def _terminate(self) -> None:
         if self._program is not None:
             self._program.terminate(self.ending)
             self._program = None
             self._pids = []
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
     def pids(self) -> list[int]:

@@ -8,6 +8,7 @@ from bench.load.histogram import Histogram
 from bench.measure.burst import Burst
 from bench.measure.cores import Busy, Cores
 from bench.measure.fan_out import FanOut
+from bench.measure.restart import Restart
 from bench.measure.rig import Reading
 from bench.measure.soak import Soak
 from bench.measure.storm import Standing, Storm
@@ -53,6 +54,19 @@ def test_storm_and_what_it_does_to_others() -> None:
     assert both["checks"]["complete"] and both["checks"]["lost"] == 0
     assert both["calm_us"]["p90"] > 0
     assert both["calm_us"]["p99.9"] is None, "of 500 values"
+
+
+def test_storm_at_a_rate_of_clients_that_think() -> None:
+    result = Storm(Load(connections=60), ramp=100.0, think=0.1).measure(WsdServer, NO_CORES)
+    assert (result["setup"]["subscribed"], result["setup"]["failures"]) == (60, {})
+    assert result["setup"]["seconds"] >= 0.6
+
+
+def test_clients_come_back_after_a_restart() -> None:
+    result = Restart(Load(connections=20)).measure(WsdServer, NO_CORES)
+    assert (result["returned"], result["away"]) == (20, 0)
+    assert result["seconds"] >= result["down"] > 0
+    assert result["cpu_per_return_us"] > 0
 
 
 def test_a_burst_over_several_topics_beside_clients_that_do_not_read() -> None:

@@ -48,6 +48,18 @@ def test_report_begins_with_the_headline_and_has_goals_beside_the_plots() -> Non
     assert "falls short" in section[: section.index("</section>")]
 
 
+def test_report_says_once_what_was_tried() -> None:
+    results = [made_up(f"joined-{rate}", server, 0.5) for rate in (2000, 5000) for server in ("wsd", "naive")]
+    page = render(document(results))
+    assert page.count("✗ falls short") == 2 and page.count("<b>Tried:</b>") == 1
+
+
+def test_report_of_fewer_clients_says_so() -> None:
+    found = document([made_up("single", "wsd", 5.0)])
+    assert "With 1/" not in render(found)
+    assert "With 1/20 of the clients" in render(found | {"suite": "smoke"})
+
+
 def test_report_shows_what_was_not_measured_as_absent() -> None:
     page = render(document([made_up("single", "wsd", 5.0) | {"joined": None}]))
     assert page.count('<td class="number">\N{EN DASH}</td>') == 3, "p99.9, per read, and what others took"
