@@ -84,7 +84,7 @@ BURST = Row(
 
 STALLED = Row(
     "stalled",
-    "the same beside 300 clients that don't read",
+    "30,000 messages at once to 10 clients, beside 300 that don't read: what those cost, and whom",
     _STALLED,
     partial(_goals, _STALLED),
     partial(_plots, _STALLED),

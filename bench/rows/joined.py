@@ -68,5 +68,5 @@ def _plots(found: Found) -> Iterator[Plot]:
 
 
 JOINED = Row(
-    "joined", "the same at 2,000 and 5,000 messages a second: frames are joined", (_2000, _5000), _goals, _plots
+    "joined", "1,000 subscribers, 2,000 and 5,000 messages a second: frames are joined", (_2000, _5000), _goals, _plots
 )

@@ -112,7 +112,11 @@ STORM = Row(
 )
 
 STANDING = Row(
-    "standing", "the same, while 5,000 others get 10 messages a second", (_BESIDE,), _goals_beside, _plots_beside
+    "standing",
+    "10,000 clients come at once, while 5,000 others get 10 messages a second",
+    (_BESIDE,),
+    _goals_beside,
+    _plots_beside,
 )
 
 RAMP = Row(

@@ -243,3 +243,25 @@ def test_check_tells_by_its_status(
     said = capsys.readouterr().out
     assert ("FALLS SHORT" in said) is (status == 1)
     assert said.count("\n-   ") > 20 and "not measured" in said
+
+
+def test_the_other_checkout_runs_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other" / "wsd"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    (other / "__main__.py").write_text("raise SystemExit('the wsd of another checkout')")
+    arguments = [
+        "smoke",
+        "--output",
+        str(tmp_path),
+        "--rows",
+        "single",
+        "--against",
+        str(other.parent),
+        "--repeat",
+        "1",
+    ]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert "(against): FAILED: WsdServer did not start: the wsd of another checkout" in said.out
+    assert "nothing could be measured" in said.err

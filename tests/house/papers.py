@@ -127,6 +127,7 @@ def tracked() -> set[str]:
 
 MADE: dict[tuple[str, str], Callable[[], str]] = {
     ("CONTRIBUTING.md", "make targets"): tables.make_targets,
+    ("bench/README.md", "rows"): tables.bench_rows,
     ("systemd/README.md", "settings"): tables.settings,
     ("systemd/README.md", "metrics"): tables.metrics,
     ("tests/faults/README.md", "legend"): LEGEND.lstrip,

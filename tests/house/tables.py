@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import wsd
+from bench.rows.registry import ROWS
 from tests import ROOT
 from tests.house.test_layers import LAYERS, TO_COME
 from tests.lib.metrics import GAUGES
@@ -17,6 +18,7 @@ from wsd.metrics import Metrics
 from wsd.protocol.codes import Close, ErrorCode, HandshakeReason, TokenReason
 
 __all__ = [
+    "bench_rows",
     "close_codes",
     "errors",
     "explained_metrics",
@@ -91,6 +93,11 @@ def metrics() -> str:
     """The metrics of a scrape."""
     rows = [(f"`{name}`", kind, meaning) for name, (kind, meaning) in explained_metrics().items()]
     return table("metric", "type", "meaning", rows=rows)
+
+
+def bench_rows() -> str:
+    """What the bench measures."""
+    return table("row", "load", rows=[(f"`{row.name}`", row.words) for row in ROWS.values()])
 
 
 def make_targets() -> str:
