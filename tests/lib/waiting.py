@@ -9,11 +9,14 @@ from contextlib import suppress
 
 import hiredis
 
-__all__ = ["PATIENCE", "eventually", "until"]
+__all__ = ["BUSY", "PATIENCE", "eventually", "until"]
 
 PATIENCE = 60.0
 """Seconds until a test gives up waiting for something that should take milliseconds. On a machine with ten times too
 much to do, milliseconds become seconds. Only a test that fails waits so long."""
+
+BUSY = 10.0
+"""Seconds that a busy machine may add to a time that the design promises. Less, and tests fail that find nothing."""
 
 
 async def eventually(condition: Callable[[], object], what: str = "the condition", patience: float = PATIENCE) -> None:
