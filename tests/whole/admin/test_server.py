@@ -40,8 +40,9 @@ async def ask(worker: Worker, path: str) -> tuple[int, str]:
 
 
 async def test_health_and_readiness(own_redis: RedisServer) -> None:
-    async with serving(own_redis, redis_heartbeat=0.4) as worker:
+    async with serving(own_redis, redis_heartbeat=2) as worker:
         assert await ask(worker, "/healthz") == (200, "ok\n")
+        await eventually(lambda: worker.source.links[0].probe_age is not None, "the first probe")
         code, text = await ask(worker, "/readyz")
         assert code == 200
         first, link, end = text.split("\n")
