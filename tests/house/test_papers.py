@@ -248,6 +248,15 @@ def test_the_commands_for_contributors() -> None:
                     assert re.search(r"-m (pytest .*tests/unit|tests\.house\.papers)", line), line
 
 
+def test_every_lane_is_explained() -> None:
+    lanes = {row[0].strip("`") for row in paper("CONTRIBUTING.md").rows("The lanes of the tests")}
+    assert lanes == {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").iterdir()
+        if str(path.relative_to(ROOT)) in tracked() and path.is_dir()
+    }
+
+
 # systemd/README.md
 
 
@@ -365,8 +374,9 @@ def test_every_reason_of_readyz_is_explained() -> None:
         assert any(fits(row, line) for line in texts_of_the_code()), f"nobody says {row!r}"
     (unready,) = (
         node
-        for node in ast.walk(trees()["wsd/worker.py"])
-        if isinstance(node, ast.FunctionDef) and node.name == "unready"
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if path.startswith("wsd/") and isinstance(node, ast.FunctionDef) and node.name == "unready"
     )
     values = [node.value for node in ast.walk(unready) if isinstance(node, ast.Return) and node.value is not None]
     reasons = [placeholders(value.body if isinstance(value, ast.IfExp) else value) for value in values]
