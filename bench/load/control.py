@@ -24,6 +24,9 @@ __all__ = ["GeneratorError", "Publisher", "Shard", "Stops"]
 PATIENCE = 5.0
 """Seconds for a child to end."""
 
+ANSWER = 60.0
+"""Seconds for a child to answer, or to start, on a machine that has ten times too much to do."""
+
 
 class GeneratorError(Exception):
     """A generator died or didn't answer."""
@@ -98,7 +101,7 @@ class Shard(Child):
         super().__init__("bench.load.shard", cores)
         self._asked = 0
 
-    def ask(self, do: str, patience: float = 15.0, **arguments: Any) -> dict[str, Any]:
+    def ask(self, do: str, patience: float = ANSWER, **arguments: Any) -> dict[str, Any]:
         """Give a command, and wait for the answer."""
         self._asked += 1
         self.say({"do": do, "id": self._asked, **arguments})
@@ -112,7 +115,7 @@ class Shard(Child):
 
     def open(self, plan: Plan) -> dict[str, Any]:
         """Open a group, and wait until it is subscribed. See :class:`bench.load.shard.Plan`."""
-        return self.ask("open", patience=plan.patience + 15, **asdict(plan))
+        return self.ask("open", patience=plan.patience + ANSWER, **asdict(plan))
 
     def stats(self) -> dict[str, Any]:
         """What happened so far."""
@@ -128,7 +131,7 @@ class Shard(Child):
             timeout: seconds after which the rest is left.
         """
         return self.ask(
-            "drain", patience=timeout + 15, published=published, topics=topics, quiet=quiet, timeout=timeout
+            "drain", patience=timeout + ANSWER, published=published, topics=topics, quiet=quiet, timeout=timeout
         )
 
 
@@ -139,7 +142,7 @@ class Publisher(Child):
         super().__init__("bench.load.publisher", cores)
         self._order = order
         self.say(asdict(order))
-        self.hear(15)
+        self.hear(ANSWER)
 
     def start(self) -> None:
         """Begin to publish."""
@@ -160,7 +163,7 @@ class Stops(Child):
     def __init__(self, port: int, cores: Collection[int] = ()) -> None:
         super().__init__("bench.load.stops", cores)
         self.say({"port": port})
-        self.hear(15)
+        self.hear(ANSWER)
 
     def result(self) -> dict[str, Any]:
         """Stop looking; return what was found."""

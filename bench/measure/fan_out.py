@@ -51,6 +51,6 @@ class FanOut(Work):
                 time.sleep(load.warm_up)
                 before = rig.read()
                 published = publisher.result()
-                drained = rig.shard.drain(published["published"], load.topics, timeout=load.drain)
+                drained = rig.shard.drain(published["published"], load.topics, quiet=load.quiet, timeout=load.drain)
                 after = rig.read(drained)
             return result | window(load, before, after, published) | {"checks": checks(drained)}

@@ -55,7 +55,7 @@ class Soak(Work):
                     samples.append({"at": passed} | _held(rig.server))
                     time.sleep(every)
                 published = publisher.result()
-                drained = shard.drain(published["published"], load.topics, timeout=load.drain)
+                drained = shard.drain(published["published"], load.topics, quiet=load.quiet, timeout=load.drain)
                 after = rig.read(drained)
             result: Result = {"server": server.name, "kind": self.kind, "load": asdict(load), "samples": samples}
             result |= window(load, before, after, published)

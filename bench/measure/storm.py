@@ -89,7 +89,9 @@ class Standing(Work):
                 rough = rig.read()
                 publisher.halt()
                 published = publisher.result()
-                drained = rig.shard.drain(published["published"], others.topics)
+                drained = rig.shard.drain(
+                    published["published"], others.topics, quiet=others.quiet, timeout=others.drain
+                )
             result["setup"] = setup(opened, 0.0, load.connections)
             result["setup"]["cpu_per_session_us"] = None  # can't be told from that of the traffic
             read = [Histogram(each.shard["groups"]["listeners"]["latencies"]) for each in (start, calm, rough)]

@@ -47,15 +47,24 @@ class Load:
         return int(min(max(LOOKED_AT / self.rate_each, 4), most, self.connections))
 
     @property
+    def quiet(self) -> float:
+        """Seconds without a message after which no more is expected."""
+        return max(self.drain / 3, 1.0)
+
+    @property
     def deliveries_per_second(self) -> float:
         """What is asked of the server."""
         return self.connections * self.rate_each
 
     def shrunk(self, by: int) -> Self:
-        """The same for fewer clients, each of which gets as many messages a second as before."""
+        """The same for fewer clients, each of which gets as many messages a second as before.
+
+        It asks whether everything comes, not when: so everything is waited for for as long as a busy machine may need.
+        """
         topics = max(self.topics // by, self.topics_each)
         connections = max(self.connections // by, 10)
-        return replace(self, connections=connections, topics=topics, rate=self.rate * topics / self.topics)
+        rate = self.rate * topics / self.topics
+        return replace(self, connections=connections, topics=topics, rate=rate, drain=60.0)
 
     def __str__(self) -> str:
         topics = "" if self.topics == 1 else f", {self.topics_each} of {self.topics:,} topics each"

@@ -18,7 +18,7 @@ from bench.servers.profiler import Profiler
 
 __all__ = ["Process", "RedisServer", "ServerError"]
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds for a server to start."""
 
 

@@ -16,6 +16,7 @@ from bench.report.compare import Comparison, chance
 from bench.report.export import save_csv, save_hdr
 from bench.report.page import headline, render
 from bench.report.plots import PERCENTILES, WIDTH, Axis, Bar, Bars, Chart, Scale, Series
+from bench.report.saved import load
 from bench.report.sizing import Model, table
 from tests.bench.made_up import document, made_up
 
@@ -104,6 +105,18 @@ def test_compare_says_how_busy_the_machine_was_and_what_differs() -> None:
     assert "NOT THE SAME CPU" in text
     assert "1 of 1 measurements disturbed; others took 31% of a core, at most 31%" in text
     assert "of which other machines of the host 12%" in text
+
+
+def test_result_of_before_rows_had_cases_can_be_compared(tmp_path: Path) -> None:
+    old = document([made_up("single", "wsd", 5.0)])
+    for result in old["results"]:
+        del result["case"]
+    for goal in old["goals"]:
+        del goal["row"], goal["exact"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    found = load(tmp_path / "old.json")
+    assert Comparison(found, document([made_up("single", "wsd", 6.0)])).differences
+    assert "All measurements" in render(found)
 
 
 def test_more_deliveries_are_better() -> None:
