@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from bench.load.group import Plan
 from bench.load.publisher import Order
-from bench.load.shard import Plan
 from bench.processes import Program
 
 __all__ = ["GeneratorError", "Publisher", "Shard", "Stops"]
@@ -114,7 +114,7 @@ class Shard(Child):
         self.say({"do": do, "id": 0, **arguments})
 
     def open(self, plan: Plan) -> dict[str, Any]:
-        """Open a group, and wait until it is subscribed. See :class:`bench.load.shard.Plan`."""
+        """Open a group, and wait until it is subscribed. See :class:`bench.load.group.Plan`."""
         return self.ask("open", patience=plan.patience + ANSWER, **asdict(plan))
 
     def stats(self) -> dict[str, Any]:

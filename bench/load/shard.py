@@ -8,7 +8,7 @@ are its own limits.
 Commands, one JSON object a line, each answered by one line with the same ``id``:
 
 ==========  ================================================================================================
-``open``    open a group of connections (:class:`Plan`); answered when all are subscribed or have failed
+``open``    open a group of connections (``group.Plan``); answered when all are subscribed or have failed
 ``stats``   what happened so far
 ``drain``   wait until all that was published has come, or nothing has come for a while; then as ``stats``
 ``storm``   reset all connections of a group and open them again; answered like ``open``
@@ -29,18 +29,17 @@ import select
 import socket
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
-from bench.load.dialects import DIALECTS, Refused, Setup
+from bench.load.dialects import DIALECTS, Refused
+from bench.load.group import Group, Link, Plan, Thought
 from bench.load.histogram import Histogram
-from bench.load.pace import FINAL_CODES, Ramp, Returns, Thoughts
-from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, close_code, due_by, frame_at
+from bench.load.pace import FINAL_CODES, Ramp
+from bench.load.scan import Sampler, close_code, frame_at
 from bench.load.wire import MARK, client_frame, token
 
-__all__ = ["Plan"]
+__all__: list[str] = []
 
 READ_SIZE = 256 * 1024
 """Bytes read at a time: as much as stays in the core's second-level cache."""
@@ -51,9 +50,6 @@ the generator's own queue too."""
 
 TICK = 0.05
 """Seconds between looks at what isn't driven by a socket: slow readers, churn, deadlines."""
-
-IN_FLIGHT = 1000
-"""Handshakes at a time. Less than the accept queues of all servers hold (4,096), and enough that none runs dry."""
 
 PORTS_PER_ADDRESS = 25_000
 """Connections per source address. Linux has 28,232 ports for them (net.ipv4.ip_local_port_range)."""
@@ -67,109 +63,6 @@ LINGER_NONE = b"\x01\x00\x00\x00\x00\x00\x00\x00"
 NORMAL_CLOSURE = client_frame(b"\x03\xe8", opcode=8)
 
 _STDIN = 0
-
-
-@dataclass(slots=True)
-class Plan:
-    """A group of connections."""
-
-    group: str  # its name
-    count: int  # connections
-    addresses: list[tuple[str, int]]  # of the replicas, taken in turn
-    dialect: str = "wsd"
-    topics: int = 1  # topics in all
-    topics_each: int = 1  # topics per connection, taken in turn
-    first_topic: int = 0  # number of the first of them
-    key: str = ""  # the secret that tokens are signed with
-    sampled: int = 8  # connections of which every message is looked at
-    from_start: bool = True  # whether they are subscribed before the publisher begins
-    first: int = 0  # number of the first connection: other shards have those before it
-    in_flight: int = IN_FLIGHT
-    timeout: float = 60.0  # seconds until those that aren't subscribed have failed, beside what ramp and think take
-    ramp: float = 0.0  # connections opened per second, at most; 0: as fast as in_flight lets them
-    think: float = 0.0  # seconds before each request of a client, give or take a half; 0: all requests at once
-    reconnect: bool = False  # whether what ends unasked, or fails, is opened again after a wait: see bench.load.pace
-    slow: int = 0  # bytes per second that a connection reads; 0: all that comes
-    receive_buffer: int = 0  # bytes, SO_RCVBUF; 0: the system's default
-
-    @property
-    def patience(self) -> float:
-        """Seconds until those that aren't subscribed have failed."""
-        return self.timeout + (self.count / self.ramp if self.ramp else 0.0) + self.think * 1.5 * (1 + self.topics_each)
-
-
-@dataclass(slots=True, eq=False)
-class Link:
-    """One connection."""
-
-    socket: socket.socket
-    group: Group
-    number: int
-    scanner: Scanner
-    setup: Setup | None  # None once subscribed
-    began: int  # nanoseconds
-    receive: Callable[[bytearray], int]
-    sampler: Sampler | None = None  # the scanner, if it is one
-    inbox: bytes = b""  # while setting up: what isn't a whole frame yet
-    upgraded: bool = False
-    leaving: bool = False  # a close frame is sent
-
-
-@dataclass(slots=True, eq=False)
-class Thought:
-    """What a client will send."""
-
-    link: Link
-    data: bytes
-    began: int  # nanoseconds
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """A group and what happened to it."""
-
-    plan: Plan
-    stride: Stride = field(default_factory=Stride)
-    notes: Notes = field(default_factory=Notes)
-    latencies: Histogram = field(default_factory=Histogram)  # publish to receive
-    setups: Histogram = field(default_factory=Histogram)  # connect to subscribed
-    links: dict[int, Link] = field(default_factory=dict)  # by descriptor, oldest first
-    due: deque[int] = field(default_factory=deque)  # numbers of connections to open
-    tokens: dict[int, str] = field(default_factory=dict)  # by number
-    sequences: list[tuple[Sequences, tuple[int, ...]]] = field(default_factory=list)  # with the topics
-    setting_up: int = 0
-    subscribed: int = 0  # ever
-    messages: int = 0
-    bytes: int = 0
-    reads: int = 0
-    failures: Counter[str] = field(default_factory=Counter)  # handshakes that came to nothing, by reason
-    broken: Counter[str] = field(default_factory=Counter)  # subscribed connections that ended unasked, by reason
-    left: int = 0  # connections that ended as asked
-    last_message: int = 0  # nanoseconds
-    opening: dict[str, Any] | None = None  # the command that is answered when all are open
-    opened_at: int = 0  # nanoseconds: when the opening began
-    opened_cpu: int = 0
-    deadline: float = 0.0
-    ramp: Ramp = field(default_factory=lambda: Ramp(0.0, 0.0))
-    returns: Returns = field(default_factory=Returns)
-    returned: int = 0  # connections that were subscribed again after they had ended or failed
-    thoughts: Thoughts[Thought] = field(default_factory=Thoughts)
-    churn: float = 0.0  # connections replaced per second
-    churned: float = 0.0  # fractions of a connection that are due
-
-    def topics_of(self, number: int) -> tuple[int, ...]:
-        """The topics of a connection."""
-        plan = self.plan
-        begin = number * plan.topics_each
-        return tuple(plan.first_topic + (begin + place) % plan.topics for place in range(plan.topics_each))
-
-    def sampled(self, number: int) -> bool:
-        """Whether a connection is sampled. Samples are spread evenly, because those served first have it best."""
-        plan = self.plan
-        step = max(plan.count // plan.sampled, 1) if plan.sampled else 0
-        place = number - plan.first
-        # In steps of one length all of them might be on one replica, or on one topic, because both are taken in turn.
-        return bool(step) and place % step == place // step % step and place // step < plan.sampled
 
 
 class Generator:
@@ -290,7 +183,7 @@ class Generator:
             return
         setup = DIALECTS[plan.dialect](f"{address[0]}:{address[1]}", topics, group.tokens.get(number, "none"))
         setup.pipelined = not plan.think
-        scanner = self._scanner(group, number, topics, setup.joined)
+        scanner = group.scanner(number, topics, setup.joined)
         sampler = scanner if isinstance(scanner, Sampler) else None
         link = Link(connection, group, number, scanner, setup, began, connection.recv_into, sampler)
         self._links[connection.fileno()] = group.links[connection.fileno()] = link
@@ -303,13 +196,6 @@ class Generator:
             self._epoll.register(connection, select.EPOLLIN | select.EPOLLOUT)
         except OSError as exc:
             self._fail(link, _reason(connection, exc))
-
-    def _scanner(self, group: Group, number: int, topics: tuple[int, ...], joined: bool) -> Scanner:
-        if group.sampled(number):
-            sequences = Sequences(group.plan.from_start and number not in group.returns)
-            group.sequences.append((sequences, topics))
-            return Sampler(group.stride, group.notes, sequences, group.latencies, joined)
-        return Marks() if joined else Frames(group.stride, group.notes)
 
     def _set_up(self, link: Link, mask: int) -> None:
         try:
@@ -501,27 +387,11 @@ class Generator:
         moved, at = self._drain_moved
         if received != moved:
             self._drain_moved = (received, now)
-        expected = self._expected(command["published"], command["topics"])
+        expected = sum(group.expected(command["published"], command["topics"]) for group in self._groups.values())
         quiet = received == moved and now - at > command["quiet"]
         if received >= expected or quiet or now > command["deadline"]:
             self._draining = None
             self._reply(command, self._stats(command["published"], command["topics"]) | {"expected": expected})
-
-    def _expected(self, published: int, topics: int) -> int:
-        total = 0
-        for group in self._groups.values():
-            plan = group.plan
-            if plan.from_start and not plan.slow:
-                if plan.topics == plan.topics_each == 1 and not plan.first_topic:
-                    total += published * plan.count
-                else:
-                    listeners = Counter[int]()
-                    for number in range(plan.first, plan.first + plan.count):
-                        listeners.update(group.topics_of(number))
-                    total += sum(
-                        due_by(published, topics, topic) * count for topic, count in listeners.items() if topic < topics
-                    )
-        return total
 
     # Commands.
 
@@ -595,7 +465,7 @@ class Generator:
         return {
             "at": time.monotonic_ns(),
             "cpu": time.process_time_ns() / 1e9,
-            "groups": {name: _group_stats(group, published, topics) for name, group in self._groups.items()},
+            "groups": {name: group.stats(published, topics) for name, group in self._groups.items()},
         }
 
     def _reply(self, command: dict[str, Any], answer: dict[str, Any]) -> None:
@@ -609,34 +479,6 @@ def _reason(connection: socket.socket, exc: OSError) -> str:
     """
     failed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or exc.errno or 0
     return errno.errorcode.get(failed, "?")
-
-
-def _group_stats(group: Group, published: int | None, topics: int) -> dict[str, Any]:
-    checked = [(sequences, sequences.lost(published, topics, listens)) for sequences, listens in group.sequences]
-    return {
-        "connections": sum(link.setup is None for link in group.links.values()),
-        "opening": group.opening is not None,
-        "setting_up": group.setting_up,
-        "subscribed": group.subscribed,
-        "returned": group.returned,
-        "left": group.left,
-        "messages": group.messages,
-        "bytes": group.bytes,
-        "reads": group.reads,
-        "last_message": group.last_message,
-        "latencies": group.latencies.dump(),
-        "setups": group.setups.dump(),
-        "sampled": len(checked),
-        "checked": sum(sequences.seen for sequences, _ in checked),
-        "lost": sum(lost for _, lost in checked),
-        "duplicated": sum(sequences.duplicated for sequences, _ in checked),
-        "out_of_order": sum(sequences.out_of_order for sequences, _ in checked),
-        "failures": dict(group.failures),
-        "broken": dict(group.broken),
-        "closes": {str(code): count for code, count in group.notes.closes.items()},
-        "pings": group.notes.pings,
-        "notes": dict(group.notes.texts.most_common(5)),
-    }
 
 
 def main() -> int:

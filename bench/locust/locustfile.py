@@ -31,8 +31,8 @@ from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 from locust.web import WebUI
 
 from bench.load.control import GeneratorError, Shard
+from bench.load.group import Plan
 from bench.load.histogram import Histogram
-from bench.load.shard import Plan
 from bench.locust.conductor import Conductor
 from bench.locust.node import Node
 from bench.locust.options import add_options, subscriptions

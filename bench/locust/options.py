@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from locust.argument_parser import LocustArgumentParser
 
-from bench.load.shard import Plan
+from bench.load.group import Plan
 from bench.load.wire import MIN_SIZE
 from bench.locust.shapes import SHAPES
 from bench.servers.server import KEY

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.load.control import Publisher, Shard
+from bench.load.group import Plan
 from bench.load.publisher import Order
-from bench.load.shard import Plan
 from bench.measure.cores import Busy, Cores, busy
 from bench.measure.work import Load, Result
 from bench.servers.process import RedisServer

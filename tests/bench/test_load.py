@@ -17,10 +17,10 @@ import pytest
 
 from bench.load.control import GeneratorError, Publisher, Shard
 from bench.load.dialects import DIALECTS, Refused
+from bench.load.group import Group, Plan
 from bench.load.histogram import Histogram
 from bench.load.publisher import ENCODERS, Order
 from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
-from bench.load.shard import Group, Plan
 from bench.load.wire import MIN_SIZE, STAMP, client_frame, pad, payload, token
 from bench.measure.verdicts import verdicts
 from bench.servers.baselines import NaiveServer

@@ -14,10 +14,10 @@ import pytest
 from bench.load import pace
 from bench.load.control import Shard
 from bench.load.dialects import DIALECTS
+from bench.load.group import Plan
 from bench.load.histogram import Histogram
 from bench.load.pace import Ramp, Returns, Thoughts
 from bench.load.scan import Sequences
-from bench.load.shard import Plan
 from bench.servers.floor import accept_response
 from bench.servers.process import RedisServer
 from bench.servers.server import KEY
