@@ -432,8 +432,9 @@ class Channels:
         self._drop(channel)
         if channel not in self._wanted:
             return
-        self.gapped[channel] = None
-        self._metrics.gaps += 1
+        if channel not in self._resumed:  # else nobody has been told yet that it is delivered
+            self.gapped[channel] = None
+            self._metrics.gaps += 1
         self._events.append(Lost((channel,)))
         if self._dialect.by_slot:
             self._stray((channel,))  # its slot has moved

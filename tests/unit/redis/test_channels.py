@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from wsd.errors import LinkError
 from wsd.metrics import Metrics
@@ -385,3 +388,161 @@ def test_confirmations_that_nobody_asked_for_do_not_add_up() -> None:
         redis.change(b"stranger-%d" % number, True, False)
     assert redis.channels.subscribed() == [b"a"]
     assert redis.channels.held == 1
+
+
+# Any sequence.
+
+NAMES = st.sampled_from([b"a", b"{a}b"])
+
+
+class ChannelsMachine(RuleBasedStateMachine):
+    """Clients come and go, and a Redis answers late, refuses, takes away and is lost; against sets."""
+
+    @initialize(dialect=st.sampled_from([CLASSIC, SHARDED]))
+    def begin(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.metrics = Metrics()
+        self.channels = Channels(dialect, self.metrics)
+        self.time = 0.0
+        self.open = False
+        self.wanted: set[bytes] = set()
+        self.heard: set[bytes] = set()  # wanted, and told to be delivered
+        self.missed: set[bytes] = set()  # wanted, heard once, lost since, and nobody has been told
+        self.flight: list[Command] = []  # sent, not answered yet
+        self.held: set[bytes] = set()  # what Redis has subscribed
+        self.gaps = 0
+        self.connect()
+        self.want(b"a")
+        self.obey()
+
+    def lose(self, lost: set[bytes]) -> None:
+        """These channels are delivered no more."""
+        self.gaps += len(lost & self.heard)
+        self.missed |= lost & self.heard
+        self.heard -= lost
+
+    def follow(self) -> None:
+        """Look at what has happened, as the link does after each input."""
+        for event in self.channels.events():
+            match event:
+                case Confirmed(channel, gap):
+                    assert channel in self.wanted and channel in self.held
+                    assert gap is (channel in self.missed)
+                    self.missed.discard(channel)
+                    self.heard.add(channel)
+                case Refused(channel, _):
+                    assert channel in self.wanted
+                    if channel not in self.missed:  # only clients who have waited for it want it, and are off it now
+                        self.unwant(channel)
+                case Lost(channels):
+                    assert not self.heard & set(channels)
+
+    @rule(channel=NAMES)
+    def want(self, channel: bytes) -> None:
+        if channel not in self.wanted:
+            self.wanted.add(channel)
+            self.channels.want(channel)
+
+    @rule(channel=NAMES)
+    def unwant(self, channel: bytes) -> None:
+        if channel in self.wanted:
+            for told in (self.wanted, self.heard, self.missed):
+                told.discard(channel)
+            self.channels.unwant(channel, self.time)
+
+    @rule(channel=NAMES, times=st.integers(2, 3))
+    def hesitate(self, channel: bytes, times: int) -> None:
+        """Change one's mind within a pass."""
+        for _ in range(times):
+            (self.unwant if channel in self.wanted else self.want)(channel)
+
+    @rule()
+    def end_pass(self) -> None:
+        for command in self.channels.commands():
+            unanswered = {channel for sent in self.flight for channel in sent.channels}
+            assert not unanswered & set(command.channels), "one command at a time for each channel"
+            self.flight.append(command)
+        assert not self.channels.unsettled
+        self.follow()
+
+    @precondition(lambda self: not self.open)
+    @rule()
+    def connect(self) -> None:
+        self.open = True
+        self.channels.opened()
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def disconnect(self) -> None:
+        self.open = False
+        self.flight.clear()
+        self.held.clear()
+        self.lose(set(self.heard))
+        self.channels.closed()
+        self.follow()
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def reconnect(self) -> None:
+        self.disconnect()
+        self.connect()
+        self.end_pass()
+
+    @precondition(lambda self: self.flight)
+    @rule()
+    def answer(self) -> None:
+        command = self.flight.pop(0)
+        for channel in command.channels:
+            subscribed = command.name == self.dialect.subscribe
+            (self.held.add if subscribed else self.held.discard)(channel)
+            self.channels.changed(channel, subscribed, True, self.time)
+            self.follow()
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def obey(self) -> None:
+        self.end_pass()
+        while self.flight:
+            self.answer()
+            self.end_pass()
+
+    @precondition(lambda self: self.flight and self.flight[0].name == self.dialect.subscribe)
+    @rule(error=st.sampled_from([NOPERM, "MOVED 1 h:1"]))
+    def refuse(self, error: str) -> None:
+        self.channels.failed(self.flight.pop(0), error, self.time)
+        self.follow()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def take_away(self, data: st.DataObject) -> None:
+        channel = data.draw(st.sampled_from(sorted(self.held)))
+        self.held.discard(channel)
+        self.lose({channel})
+        self.channels.changed(channel, False, False, self.time)
+        self.follow()
+
+    @rule(seconds=st.sampled_from([0.0, LINGER, REFUSED_RETRY]))
+    def beat(self, seconds: float) -> None:
+        self.time += seconds
+        self.channels.tidy(self.time)
+        self.channels.retry()
+
+    @invariant()
+    def messages_lie_under_their_gap(self) -> None:
+        assert all(self.channels.withholds(channel) or channel not in self.held for channel in self.missed)
+        assert not any(map(self.channels.withholds, self.heard))
+        assert self.metrics.gaps == self.gaps
+
+    def teardown(self) -> None:
+        """When Redis obeys for a while, exactly what is wanted is delivered."""
+        if not self.open:
+            self.connect()
+        for _ in range(4):
+            self.obey()
+            self.beat(REFUSED_RETRY)
+        assert self.held == self.heard == self.wanted
+        assert not self.channels.gaps and not self.channels.astray and not self.channels.refused
+
+
+TestChannels = ChannelsMachine.TestCase
+TestChannels.settings = settings(deadline=None, max_examples=200, stateful_step_count=40)
