@@ -99,6 +99,18 @@ def known() -> set[str]:
     return found
 
 
+@cache
+def methods() -> dict[str, set[str]]:
+    """The methods of each class of wsd."""
+    found: dict[str, set[str]] = {}
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            if path.startswith("wsd/") and isinstance(node, ast.ClassDef):
+                functions = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+                found.setdefault(node.name, set()).update(each.name for each in functions)
+    return found
+
+
 # Whatever a paper is about.
 
 
@@ -146,6 +158,19 @@ def test_what_is_named_exists(path: str) -> None:
 
 
 _NAMES_OF_OTHERS = {"tcp_wmem"}  # Linux's
+
+
+@papers
+def test_what_is_said_to_be_in_a_module_is_in_it(path: str) -> None:
+    for name, module in re.findall(r"`(\w+)[^`]*`\s+(?:\w+\s+)?in\s+`([\w/]+\.py)`", paper(path).prose):
+        assert re.search(rf"\b{name}\b", (ROOT / module).read_text()), f"{path} looks for {name} in {module}"
+
+
+@papers
+def test_the_methods_that_are_named_exist(path: str) -> None:
+    for words in paper(path).code:
+        for kind, method in re.findall(r"\b([A-Z]\w*[a-z]\w*)\.([a-z_]\w*)\(", words):
+            assert kind not in methods() or method in methods()[kind], f"{path} names {kind}.{method}()"
 
 
 @papers
@@ -399,23 +424,13 @@ def test_the_table_of_faults_is_complete_and_all_went_well() -> None:
 
 def test_the_ways_are_those_of_the_code() -> None:
     """The modules and methods in the drawings exist, each method in its class."""
-    methods: dict[str, set[str]] = {}
-    functions: set[str] = set()
-    for path, tree in trees().items():
-        if path.startswith("wsd/"):
-            for node in ast.walk(tree):
-                if isinstance(node, ast.ClassDef):
-                    found = {
-                        each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
-                    }
-                    methods.setdefault(node.name, set()).update(found)
-                elif isinstance(node, ast.FunctionDef):
-                    functions.add(node.name)
+    nodes = (node for path, tree in trees().items() if path.startswith("wsd/") for node in ast.walk(tree))
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     drawings = [block.text for block in paper("wsd/DESIGN.md").blocks if block.kind == "text" and " -> " in block.text]
     assert len(drawings) == 2
     for drawing in drawings:
         for kind, method in re.findall(r"\b([A-Z]\w+)\.(\w+)", drawing):
-            assert method in methods[kind], f"{kind}.{method}"
+            assert method in methods()[kind], f"{kind}.{method}"
         for path in re.findall(r"\b\w+/\w+\.py", drawing):
             assert f"wsd/{path}" in tracked(), path
         for name in re.findall(r"^ +([a-z]\w+) +\w+/\w+\.py", drawing, re.MULTILINE):
