@@ -67,9 +67,9 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    goals = load(args.result)["goals"]
-    print_goals(goals)
-    return check(goals)
+    document = load(args.result)
+    print_goals(document["goals"])
+    return check(document)
 
 
 def _size(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from bench.load.control import GeneratorError
 from bench.measure.cores import Cores
 from bench.measure.machine import describe
+from bench.measure.verdicts import UNRELIABLE
 from bench.measure.work import Result
 from bench.names import nearest
 from bench.processes import ROOT
@@ -115,7 +116,7 @@ def measure(wanted: Wanted) -> int:
         print("", comparison.text(wanted.threshold), sep="\n")
         status = comparison.status(wanted.threshold)
     if wanted.check:
-        status = check(here["goals"]) or status
+        status = check(here) or status
     if failed := len(chosen) * len(checkouts) - sum(map(len, found)):
         print(f"bench: {failed} of {len(chosen) * len(checkouts)} measurements failed", file=sys.stderr)
         status = 1
@@ -283,10 +284,13 @@ def print_goals(goals: list[dict[str, Any]]) -> None:
             print(f"            tried: {goal['tried']}")
 
 
-def check(goals: list[dict[str, Any]]) -> int:
+def check(document: dict[str, Any]) -> int:
     """Say how many goals hold; return the exit status: 1 if one falls short, 2 if none was measured, else 0."""
+    goals, results = document["goals"], document["results"]
     met, missed = sum(goal["met"] is True for goal in goals), sum(goal["met"] is False for goal in goals)
     print(f"\ncheck: {met} goals met, {missed} fall short, {len(goals) - met - missed} not measured")
+    if doubtful := sum(not UNRELIABLE.isdisjoint(result["verdicts"]) for result in results):
+        print(f"       {doubtful} of {len(results)} measurements can't be relied on: see their words, and --again")
     if missed:
         return 1
     return 0 if met else 2

@@ -20,10 +20,18 @@ __all__ = ["cpu_seconds", "descendants", "describe", "descriptors", "memory_byte
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    with suppress(psutil.NoSuchProcess):
-        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-    return []
+    """A process and all that descend from it.
+
+    The kernel keeps a list of them. psutil looks through all processes of the machine instead, which takes 4 ms of a
+    core of the load, at each reading.
+    """
+    found, todo = [], [pid]
+    while todo:
+        each = todo.pop()
+        found.append(each)
+        for tasks in Path(f"/proc/{each}/task").glob("*/children"):
+            todo += map(int, _read(tasks).split())
+    return found
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

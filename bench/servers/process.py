@@ -42,7 +42,6 @@ class Process:
         self._cores = tuple(cores)
         self._directory = Path(tempfile.mkdtemp(prefix="wsd-bench-"))
         self._program: Program | None = None
-        self._pids: list[int] = []
         self._profiler: Profiler | None = None
 
     def command(self) -> list[str]:
@@ -84,8 +83,6 @@ class Process:
                 self.stop()
                 raise ServerError(f"{type(self).__name__} did not start: {text[-2000:]}")
             time.sleep(0.02)
-        # Looked for once: it costs some milliseconds, and whoever serves has started all that it needs.
-        self._pids = descendants(self._program.pid)
         if self.profile is not None:
             self._profiler = Profiler(self._program.pid, self.profile, self._directory / "py-spy.log")
 
@@ -133,12 +130,11 @@ class Process:
         if self._program is not None:
             self._program.terminate(self.ending)
             self._program = None
-            self._pids = []
 
     @property
     def pids(self) -> list[int]:
-        """Its processes, while it serves."""
-        return self._pids
+        """Its processes, as they are now: nginx serves before it has started those that do the work."""
+        return descendants(self._program.pid) if self._program else []
 
     def cpu(self) -> float:
         """CPU seconds that it has used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 from signal import SIGINT
 
@@ -14,8 +15,11 @@ __all__ = ["Profiler", "ProfilerError", "py_spy"]
 RATE = 200
 """Looks per second. At each, the server stands still for about a millisecond."""
 
-PATIENCE = 30.0
-"""Seconds to write the graph."""
+PATIENCE = 60.0
+"""Seconds to begin, and to write the graph."""
+
+BEGUN = "Sampling process"
+"""What py-spy prints when it looks."""
 
 
 class ProfilerError(Exception):
@@ -34,6 +38,9 @@ class Profiler:
         pid: the process.
         path: the SVG file to write.
         log: the file for what py-spy prints.
+
+    Raises:
+        ProfilerError: if py-spy isn't installed, or doesn't begin.
     """
 
     def __init__(self, pid: int, path: Path, log: Path) -> None:
@@ -44,6 +51,13 @@ class Profiler:
         options = ["--pid", str(pid), "--rate", str(RATE), "--format", "flamegraph", "--output", str(path.absolute())]
         with log.open("wb") as stream:
             self._program = Program([program, "record", *options], stdout=stream, stderr=stream)
+        # Until it looks, a SIGINT would end it without a graph.
+        deadline = time.monotonic() + PATIENCE
+        while BEGUN not in self._said() and self._program.status is None:
+            if time.monotonic() > deadline:
+                self._program.kill()
+                raise ProfilerError(f"py-spy did not begin within {PATIENCE:g} s: {self._said()}")
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """Write the graph.
@@ -54,4 +68,7 @@ class Profiler:
         # It may have ended by itself, because the process did or because it may not look into it.
         status = self._program.terminate(SIGINT, PATIENCE)
         if status or not self._path.exists():
-            raise ProfilerError(f"py-spy: {self._log.read_text(errors='replace').strip()[-500:]}")
+            raise ProfilerError(f"py-spy: {self._said()}")
+
+    def _said(self) -> str:
+        return self._log.read_text(errors="replace").strip()[-500:]

@@ -237,11 +237,12 @@ def test_check_tells_by_its_status(
     costs: list[float], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = tmp_path / "result.json"
-    floor = [made_up("single", "floor", 4.0)] if costs else []
+    floor = [made_up("single", "floor", 4.0) | {"verdicts": ["disturbed"]}] if costs else []
     result.write_text(json.dumps(document([*(made_up("single", "wsd", cost) for cost in costs), *floor])))
     assert main(["check", str(result)]) == status
     said = capsys.readouterr().out
     assert ("FALLS SHORT" in said) is (status == 1)
+    assert ("1 of 2 measurements can't be relied on" in said) is bool(costs)
     assert said.count("\n-   ") > 20 and "not measured" in said
 
 
