@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import inspect
 import os
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ settings.load_profile("wsd")
 
 for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the `make` that started the tests; some tests run another
     os.environ.pop(name, None)
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell lets its jobs in the background ignore it, and children
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # inherit that; tests end commands by it
 
 LONGEST = (
     "tests/faults/test_faults.py",

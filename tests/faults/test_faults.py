@@ -14,9 +14,9 @@ from typing import cast
 import pytest
 
 from bench.processes import free_port
-from tests.faults import suite
+from tests.faults import scene, suite
 from tests.faults.ledger import GAP, Balance, Books, Listener, Publisher, Server, balance
-from tests.faults.scene import TOPICS, Fault, Row, measure
+from tests.faults.scene import TOPICS, Fault, Row, measure, nothing
 from tests.faults.single import SingleStage, at_redis
 from tests.faults.table import render
 from tests.faults.watch import ObservedDaemon, Sample, Watch, near
@@ -57,11 +57,11 @@ def test_every_fault_has_a_name_of_its_own() -> None:
 # The books.
 
 
-def books_of(*seen: int, accepted: range = range(1, 6), uncertain: tuple[int, ...] = ()) -> Balance:
+def books_of(*seen: int, accepted: range = range(1, 6), uncertain: tuple[int, ...] = (), closed: int = 5) -> Balance:
     """Balance one topic of one client."""
     listener = Listener(0, ("t",))
     listener.seen["t"] = [(number, 0.0) for number in seen]
-    book = Books(5, dict.fromkeys(set(accepted) - set(uncertain), (0.0, 0.0)), set(uncertain))
+    book = Books(5, dict.fromkeys(set(accepted) - set(uncertain), (0.0, 0.0)), set(uncertain), closed)
     return balance({"t": book}, [listener])
 
 
@@ -73,6 +73,7 @@ def test_books_that_balance() -> None:
     assert holes.gaps == {(0, "t"): 2}
     assert not books_of(1, 2, 4, 5, 3, uncertain=(3,)).problems
     assert not books_of(1, 2, GAP, 3, 4, 5).problems
+    assert not books_of(1, 2, 3, GAP, closed=3).problems, "what comes after the books are closed may be under way"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,18 @@ def test_books_that_balance() -> None:
 def test_books_that_do_not(seen: tuple[int, ...], problem: str) -> None:
     found = " ".join(books_of(*seen).problems)
     assert problem in found
+
+
+async def test_a_row_that_was_held_up_is_played_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plays = iter([Row("f", "k", problems=["late"], held_up=3.0), Row("f", "k"), Row("f", "k", problems=["wrong"])])
+
+    async def play(*args: object) -> Row:
+        return next(plays)
+
+    monkeypatch.setattr(scene, "_measure_once", play)
+    fault, stage = Fault("f", nothing), SingleStage()
+    assert not (await measure(fault, stage)).problems
+    assert (await measure(fault, stage)).problems == ["wrong"], "nothing held it up"
 
 
 async def test_a_gap_that_is_not_announced_is_found() -> None:

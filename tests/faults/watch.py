@@ -171,6 +171,12 @@ class Watch:
                 end += after - before - POLL
         return end
 
+    @property
+    def held_up(self) -> float:
+        """The longest time for which nobody could look, in seconds."""
+        looks = [*(sample.asked for sample in self.samples), time.monotonic()]
+        return max((after - before - POLL for before, after in pairwise(looks)), default=0.0)
+
     def doubts(self) -> list[Stretch]:
         """When /readyz or the log said that not everything is delivered, or may have said so, in order.
 

@@ -182,7 +182,7 @@ async def test_a_client_that_sends_an_id_and_the_log_are_told_why(
 
 async def test_when_the_token_expires_the_connection_closes_with_4003(redis: RedisServer) -> None:
     async with serving(redis, auth="jwt", jwt_key=KEY, jwt_leeway=0) as worker, Client(worker.port) as client:
-        await client.call("authorization", token(exp=time.time() + 1))
+        await client.call("authorization", token(exp=time.time() + 2))
         await client.subscribe("t")
         assert (await client.closed()).code == 4003
         assert not len(worker.topics)

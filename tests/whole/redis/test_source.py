@@ -22,9 +22,11 @@ from wsd.redis.slots import key_slot
 from wsd.redis.source import make_source
 from wsd.source import Events, Source
 
+pytestmark = pytest.mark.timeout(900)  # several failovers, each of which may take AGES
+
 HEARTBEAT = 1.0
 CHANNELS = [b"app:%d" % number for number in range(300)]
-AGES = 120.0  # seconds: a limit, for a failover on a busy machine
+AGES = 240.0  # seconds: a limit, for a failover on a busy machine
 
 
 @asynccontextmanager
