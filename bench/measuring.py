@@ -104,7 +104,8 @@ def measure(wanted: Wanted) -> int:
         }
         documents.append(document)
     here, *others = documents
-    print_goals(here["goals"])
+    measured = {result["row"] for result in here["results"]}
+    print_goals([goal for goal in here["goals"] if goal["row"] in measured])
     print()
     _leave(path, here, csv=wanted.csv, hdr=wanted.hdr)
     if flames is not None:
