@@ -107,7 +107,7 @@ Deployment: TypeAlias = Standalone | Sentinel | Cluster
 
 
 def addresses(deployment: Deployment) -> tuple[Address, ...]:
-    """Return all that is known about servers; the host of Sentinel's master is empty."""
+    """Return all that is known about servers. With Sentinels the last is the master, whose host is empty."""
     match deployment:
         case Standalone(server):
             return (server,)

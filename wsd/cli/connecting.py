@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wsd.config import Settings
-from wsd.deployment import Cluster, Deployment, Sentinel, Standalone
+from wsd.deployment import addresses
 from wsd.errors import CommandError
 from wsd.metrics import Metrics
 from wsd.redis.source import make_source
@@ -34,7 +34,7 @@ async def connect(chosen: Settings) -> list[str]:
         CommandError: if the daemon could not serve with this Redis.
     """
     deployment = chosen.redis_url.deployment
-    user = _user(deployment)
+    user = addresses(deployment)[-1].username or "default"  # the last is the master, if there are Sentinels
     channels = f"{chosen.channel_prefix}*"
     refused: list[bytes] = []
     source = make_source(
@@ -86,16 +86,6 @@ async def _settled(source: Source, running: asyncio.Task[None], refused: list[by
         # The Redis of `wsd dev` can't be probed, but it confirms.
         if source.confirmed and all(link.probe_age is not None or link.unprobed for link in source.links):
             return ""
-
-
-def _user(deployment: Deployment) -> str:
-    match deployment:
-        case Standalone(server):
-            return server.username or "default"
-        case Cluster(seeds):
-            return seeds[0].username or "default"  # all have the same
-        case Sentinel():
-            return deployment.master.username or "default"
 
 
 def _found(link: LinkStatus, user: str, channels: str) -> str:
