@@ -26,7 +26,7 @@ class Ear:
         self.write: Callable[[bytes], object] = self.heard.append
 
     def topic_confirmed(self, topic: str) -> None:
-        """No ear ever waits for a topic to be confirmed."""
+        """All of its topics are, when it asks for them."""
 
     def topic_refused(self, topic: str, reason: str) -> None:
         """No ear is ever refused a topic."""

@@ -494,17 +494,13 @@ class Connection(Writer):
         shared, session = self._shared, self.session
         assert session is not None
         debug = logger.isEnabledFor(logging.DEBUG)
-        for effect in effects:  # grows on the way
+        for effect in effects:
             if debug:
                 self._debug_effect(effect)
             if isinstance(effect, Reply):
                 self._reply(effect)
             elif isinstance(effect, Wait):
-                if shared.topics.wait(effect.topic, self):
-                    effects.extend(session.confirmed(effect.topic))
-                elif refusal := shared.topics.refusal(effect.topic):
-                    shared.topics.leave(effect.topic, self)
-                    effects.extend(session.refused(effect.topic, refusal))
+                shared.topics.wait(effect.topic, self)  # the answer may come from within
             elif isinstance(effect, Listen):
                 shared.topics.listen(effect.topic, self)
             elif isinstance(effect, Leave):

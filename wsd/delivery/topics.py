@@ -96,12 +96,11 @@ class TopicTable:
     def __len__(self) -> int:
         return len(self._topics)
 
-    def wait(self, name: str, listener: Listener) -> bool:
+    def wait(self, name: str, listener: Listener) -> None:
         """Make a listener wait for a topic.
 
-        Returns:
-            Whether the topic is confirmed already, because others listen to it; then :meth:`Listener.topic_confirmed`
-            won't be called.
+        The answer comes by :meth:`Listener.topic_confirmed` or :meth:`Listener.topic_refused`: before this method
+        returns if the answer is known, because others listen to the topic; else when Redis has answered.
         """
         topic = self._topics.get(name)
         if topic is None:
@@ -109,12 +108,10 @@ class TopicTable:
             self.channels[topic.channel] = topic
             self._subscribe(topic.channel)
         topic.waiters[listener] = None
-        return topic.confirmed
-
-    def refusal(self, name: str) -> str:
-        """Why Redis refuses a topic that others listen to, as far as we know now; ``""`` if it doesn't."""
-        topic = self._topics.get(name)
-        return "" if topic is None else topic.refusal
+        if topic.confirmed:
+            listener.topic_confirmed(name)
+        elif topic.refusal:
+            self._refuse_waiter(topic, listener)
 
     def listen(self, name: str, listener: Listener) -> None:
         """Deliver a topic from now on to someone who waits for it."""
@@ -153,11 +150,15 @@ class TopicTable:
         news, topic.refusal, topic.confirmed = not topic.refusal, reason, False
         for waiter in list(topic.waiters):
             if waiter in topic.waiters:
-                self.leave(topic.name, waiter)
-                waiter.topic_refused(topic.name, reason)
+                self._refuse_waiter(topic, waiter)
         for listener in list(topic.listeners()) if news else ():
             if listener in topic:  # another's answer may have taken it off
                 listener.topic_refused(topic.name, reason)
+
+    def _refuse_waiter(self, topic: Topic, waiter: Listener) -> None:
+        refusal = topic.refusal
+        self.leave(topic.name, waiter)
+        waiter.topic_refused(topic.name, refusal)
 
     def unconfirm(self, channels: Iterable[bytes]) -> None:
         """These channels aren't delivered until they are confirmed again."""

@@ -65,7 +65,7 @@ class Ear:
         """What the ``write`` of a connection becomes that is gone."""
 
     def topic_confirmed(self, topic: str) -> None:
-        raise AssertionError("not the fan-out's to say")
+        """All of its topics are."""
 
     def topic_refused(self, topic: str, reason: str) -> None:
         raise AssertionError("not the fan-out's to say")

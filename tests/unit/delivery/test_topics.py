@@ -139,10 +139,22 @@ def test_those_who_wait_are_told_in_their_order_when_redis_confirms(table: Topic
 
 
 def test_who_waits_for_a_confirmed_topic_is_told_so_at_once(table: TopicTable) -> None:
-    assert table.wait("news", Ear()) is False
+    table.wait("news", early := Ear())
+    assert early.told == []
     table.confirm(b"news")
-    assert table.wait("news", late := Ear()) is True
-    assert late.told == []
+    table.wait("news", late := Ear())
+    assert late.told == [("confirmed", "news")]
+
+
+def test_who_waits_for_a_topic_that_redis_refuses_is_told_so_at_once(table: TopicTable, redis_side: Redis) -> None:
+    table.wait("news", ann := Ear())
+    table.listen("news", ann)
+    table.refuse(b"news", "no")
+    table.wait("news", late := Ear())
+    assert late.told == [("refused", "news", "no")]
+    assert not table.channels[b"news"].waiters
+    table.leave("news", ann)
+    assert redis_side.wanted == set()
 
 
 def test_after_the_link_is_lost_topics_must_be_confirmed_again(table: TopicTable) -> None:
@@ -151,7 +163,8 @@ def test_after_the_link_is_lost_topics_must_be_confirmed_again(table: TopicTable
     table.listen("news", ann)
     table.unconfirm(list(table.channels))
     assert listeners(table, b"news") == [ann]
-    assert table.wait("news", bob := Ear()) is False
+    table.wait("news", bob := Ear())
+    assert bob.told == []
     table.confirm(b"news")
     assert (ann.told, bob.told) == ([("confirmed", "news")], [("confirmed", "news")])
 
@@ -163,11 +176,11 @@ def test_a_refusal_takes_off_who_waits_and_tells_who_listens_once(table: TopicTa
     table.refuse(b"news", "no")
     assert ann.told == bob.told == [("refused", "news", "no")]
     assert (listeners(table, b"news"), redis_side.wanted) == ([ann], {b"news"})
-    assert table.refusal("news") == "no"
+    assert table.channels[b"news"].refusal == "no"
     table.refuse(b"news", "no")  # it was tried again
     assert len(ann.told) == 1
     table.confirm(b"news")
-    assert table.refusal("news") == ""
+    assert table.channels[b"news"].refusal == ""
     table.refuse(b"news", "no")
     assert len(ann.told) == 2
 
@@ -293,8 +306,13 @@ class TopicTableMachine(RuleBasedStateMachine):
     def wait(self, ear: int, topic: str) -> None:
         if (ear, topic) in self.listening:
             return
-        self.waiting.add((ear, topic))
-        assert self.table.wait(topic, self.ears[ear]) is (topic in self.confirmed)
+        self.table.wait(topic, self.ears[ear])
+        if topic in self.refused:
+            self.waiting.discard((ear, topic))
+            assert self.told() == {(ear, ("refused", topic, "no"))}
+        else:
+            self.waiting.add((ear, topic))
+            assert self.told() == ({(ear, ("confirmed", topic))} if topic in self.confirmed else set())
 
     @rule(ear=EARS, topic=TOPICS)
     def listen(self, ear: int, topic: str) -> None:
