@@ -1,17 +1,32 @@
-"""One worker: one process, one event loop. The only place where the parts meet."""
+"""One worker: one process, one event loop. The only place where the parts meet.
+
+A payload comes down on the left, and a request goes down on the right and comes back as effects::
+
+    Source (redis/)                       Gateway, Connection (clients/)
+      | Events.on_message: publish          | data_received
+      | Events.on_confirmed: confirm        v
+      v                                   Session: returns effects
+    Fanout (delivery/)                      | Wait, Listen, Leave
+      | who listens?                        v
+      +---------> TopicTable <--------------+
+      |             | the first waits, the last leaves: Source.subscribe, unsubscribe
+      |             | Redis has answered: Connection.topic_confirmed, topic_refused
+      v
+    Connection.write: the transport's, or the backlog (Writer)
+
+Sweep visits connections when a deadline has come; Admin shows what Status looks up; Reloader takes over a new key.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import math
 import os
 import re
 import signal
 import socket
 import traceback
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,27 +40,26 @@ from wsd.auth.jwt import JWTAuthenticator
 from wsd.clients.connection import Shared
 from wsd.clients.gateway import POLITE_REFUSALS, Gateway
 from wsd.clients.refusals import Refusals
-from wsd.clients.session import Limits, State
+from wsd.clients.session import Limits
 from wsd.config import Settings
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
-from wsd.deployment import addresses, named
-from wsd.errors import SettingsError, StartupError
-from wsd.logs import BoundedLogger, set_level
-from wsd.metrics import Gauges, Metrics
+from wsd.deployment import named
+from wsd.errors import StartupError
+from wsd.logs import BoundedLogger
+from wsd.metrics import Metrics
 from wsd.redis.source import make_source
+from wsd.reload import Reloader
 from wsd.slices import Slices
 from wsd.source import Events
+from wsd.status import Status
 
 __all__ = ["Worker", "run"]
 
 RESERVED_DESCRIPTORS = 32 + descriptors.SPARE + MAX_CONNECTIONS + POLITE_REFUSALS
 """Descriptors that aren't for clients, besides those that are open before the start: the loop's own, listeners and
 links to Redis; a few that stay free; connections to the admin port; and sockets that are refused."""
-
-RELOADED = frozenset({"jwt_key", "jwt_key_file", "log_level"})
-"""Settings that SIGHUP takes over. The others need a restart."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,23 +112,22 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()  # the first signal
-        self._stop_now = asyncio.Event()  # the second
+        self._stop = asyncio.Event()  # set by the first signal
+        self._stop_now = asyncio.Event()  # set by the second
         self._tasks: list[asyncio.Task[None]] = []  # what runs as long as the daemon
         self.port = self.admin_port = 0  # where it listens, after startup()
         self.metrics = Metrics()
-        self._authenticator = _make_authenticator(settings)
-        self._key = settings.key() if settings.auth == "jwt" else b""  # to see whether a reload brings another
+        authenticator = _make_authenticator(settings)
         self.topics = TopicTable(
             settings.channel_prefix,
             self._subscribe,
             self._unsubscribe,
         )
-        self._bounds = Bounds(settings.max_backlog, settings.max_backlog_age)
+        bounds = Bounds(settings.max_backlog, settings.max_backlog_age)
         self._fanout = Fanout(
             self.topics,
             self.metrics,
-            self._bounds,
+            bounds,
             loop.call_soon,
             self._hold,
             gap_notices=settings.gap_notices,
@@ -137,8 +150,35 @@ class Worker:
         self._sweep = Sweep(loop.time, self._tick)
         self._room = descriptors.room(RESERVED_DESCRIPTORS)  # clients that the descriptors are enough for
         self._descriptors = descriptors.Watch()
-        self.gateway = Gateway(min(settings.max_connections or self._room, self._room), self.metrics)
-        self._admin = Admin(registry(self.read), self.unready, self._describe_links)
+        self.gateway = Gateway(
+            min(settings.max_connections or self._room, self._room),
+            self.metrics,
+            origins=settings.allowed_origins,
+            subprotocols=settings.subprotocols,
+        )
+        self._shared = Shared(
+            door=self.gateway,
+            topics=self.topics,
+            fanout=self._fanout,
+            sweep=self._sweep,
+            slices=Slices(loop.call_soon),
+            metrics=self.metrics,
+            authenticator=authenticator,
+            limits=Limits(
+                auth_timeout=settings.auth_timeout,
+                max_topics=settings.max_topics,
+                max_violations=settings.max_violations,
+                max_request_rate=settings.max_request_rate,
+            ),
+            ping_interval=settings.ping_interval,
+            ping_timeout=settings.ping_timeout,
+            bounds=bounds,
+            refusals=Refusals(self.metrics),
+            max_size=settings.max_message_size,
+        )
+        self.status = Status(self.gateway, self.topics, self.source, self.metrics)
+        self._admin = Admin(registry(self.status.read), self.status.unready, self.status.links)
+        self.reloader = Reloader(settings, authenticator, self._deployment, self.metrics)
 
     # The life of a worker.
 
@@ -149,28 +189,6 @@ class Worker:
             StartupError: if a port can't be had.
         """
         settings = self._settings
-        shared = Shared(
-            door=self.gateway,
-            topics=self.topics,
-            fanout=self._fanout,
-            sweep=self._sweep,
-            slices=Slices(asyncio.get_running_loop().call_soon),
-            metrics=self.metrics,
-            authenticator=self._authenticator,
-            limits=Limits(
-                auth_timeout=settings.auth_timeout,
-                max_topics=settings.max_topics,
-                max_violations=settings.max_violations,
-                max_request_rate=settings.max_request_rate,
-            ),
-            ping_interval=settings.ping_interval,
-            ping_timeout=settings.ping_timeout,
-            bounds=self._bounds,
-            refusals=Refusals(self.metrics),
-            max_size=settings.max_message_size,
-            origins=settings.allowed_origins,
-            subprotocols=settings.subprotocols,
-        )
         # Both listen before either serves, so that nobody is answered by a daemon that can't start.
         for_admin = sockets.listen(settings.admin_host, settings.admin_port, ("admin_host", "admin_port"))
         try:
@@ -180,7 +198,7 @@ class Worker:
                 sock.close()
             raise
         await self._admin.serve(for_admin)
-        await self.gateway.serve(shared, for_clients, dead_after=settings.ping_interval + settings.ping_timeout)
+        await self.gateway.serve(self._shared, for_clients, dead_after=settings.ping_interval + settings.ping_timeout)
         self.port, self.admin_port = sockets.port_of(for_clients), sockets.port_of(for_admin)
         descriptors.warn_of_little_room(self._room, self._settings.max_connections)
         self._tasks = [asyncio.create_task(self.source.run()), asyncio.create_task(self._sweep.run())]
@@ -225,7 +243,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload, reload)
+        loop.add_signal_handler(signal.SIGHUP, self.reloader.reload, reload)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             loop.add_signal_handler(number, self._ignore_signal, number)
         # They are blocked since the start of the program (see wsd.cli): a signal that came since then is delivered now.
@@ -236,53 +254,8 @@ class Worker:
 
     def stop(self) -> None:
         """Drain; the second time, stop at once."""
-        (self._stop_now if self._stop.is_set() else self._stop).set()
-
-    def reload(self, load: Callable[[], Settings]) -> None:
-        """Take over the key and the log level from settings that are read anew; keep the old ones if they are wrong."""
-        result = "failed"
-        try:
-            lines = self._take_over(load())
-            result = "done"
-        except SettingsError as exc:
-            reason = "; ".join(exc.mistakes)
-            logger.error(
-                "reload failed, the old key and log level stay: %s",
-                reason,
-                extra=logs.fields(result=result, reason=reason),
-            )
-        else:
-            logger.info("reloaded: %s", "; ".join(lines), extra=logs.fields(result=result))
-        finally:
-            self.metrics.reloads[result] += 1
-
-    def _take_over(self, settings: Settings) -> list[str]:
-        """Take over what a running daemon can; return what became of it, for the log."""
-        restart = [
-            name
-            for name in Settings.model_fields
-            if name not in RELOADED and getattr(settings, name) != getattr(self._settings, name)
-        ]
-        lines = [f"the log level is {settings.log_level}"]
-        if isinstance(self._authenticator, JWTAuthenticator):
-            # The new key may be one for the new way only.
-            if held := [name for name in ("auth", "jwt_algorithms") if name in restart]:
-                raise SettingsError([f"{', '.join(held)}: changed, which needs a restart"])
-            key = settings.key()
-            if key == self._key:
-                lines.append("the key is the same")
-            else:
-                self._authenticator.use_key(key)
-                lines.append(
-                    "the key is a new one, and sessions that were authorized with the old key go on until the exp of"
-                    " their token"
-                )
-            self._key = key
-        set_level(settings.log_level)
-        if (tls := addresses(self._deployment)[0].tls) is not None:  # all have the same
-            tls.renewed()  # the next connection would look too, but whoever sends SIGHUP wants to hear of it now
-        changed = f"changed, which needs a restart: {', '.join(restart)}" if restart else "no other setting has changed"
-        return [*lines, changed]
+        (self._stop_now if self.gateway.draining else self._stop).set()
+        self.gateway.draining = True  # at once, so that balancers hear of it before the drain begins
 
     # Between the parts. The table and the source know each other; the table is made first.
 
@@ -312,47 +285,6 @@ class Worker:
             self._bugs.exception(kind, "%s", message, exc=exc)
         else:
             self._bugs.warning(kind, "the event loop says: %s", message)
-
-    def unready(self) -> str:
-        """Why clients should be sent elsewhere, or ``""`` if they should come."""
-        if self._stop.is_set():
-            return "draining"
-        if shortage := descriptors.shortage():
-            return shortage
-        if not self.source.up:
-            return self.source.problem
-        if not self.source.healed:
-            return "resubscribing channels at Redis"
-        return f"full: {self.gateway.max_connections} connections" if self.gateway.full else ""
-
-    def _describe_links(self) -> list[str]:
-        return [link.line for link in self.source.links]
-
-    def read(self) -> tuple[Metrics, Gauges]:
-        """What has been counted, and what is so now: for a scrape."""
-        self.metrics.log_lines_lost = logs.lost()
-        links = self.source.links
-        probed = [link for link in links if link.probe_age is not None]
-        connections = self.gateway.connections
-        states = Counter(connection.session.state for connection in connections if connection.session is not None)
-        gauges = Gauges(
-            sessions={state.value: states[state] for state in (State.ANONYMOUS, State.AUTHENTICATED)},
-            open_connections=len(connections),
-            max_connections=self.gateway.max_connections,
-            topics=len(self.topics),
-            lagging_connections=sum(connection.lagging for connection in connections),
-            backlog_bytes=sum(connection.backlog_bytes for connection in connections),
-            redis_link_up=self.source.up,
-            redis_links=sum(link.up for link in links),
-            redis_links_unprobed=sum(link.unprobed != "" for link in links),
-            redis_probe_age_seconds=max((link.probe_age or 0.0 for link in probed), default=math.nan),
-            redis_probe_round_trip_seconds=max((link.probe_round_trip for link in probed), default=math.nan),
-            redis_channels_wanted=self.source.wanted,
-            redis_channels_confirmed=self.source.confirmed,
-            tasks=len(asyncio.all_tasks()),
-            draining=self._stop.is_set(),
-        )
-        return self.metrics, gauges
 
 
 async def _until_any(*waited: Awaitable[object]) -> None:

@@ -22,7 +22,8 @@ LAYERS = (
     {"logs", "descriptors", "sockets", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},
     {"config", "delivery", "redis"},
-    {"admin", "clients"},
+    {"admin", "clients", "reload"},
+    {"status"},
     {"worker"},
     {"supervisor"},  # to come: several workers
     {"cli", "__main__"},

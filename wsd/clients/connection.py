@@ -113,9 +113,7 @@ class Shared:
     ping_timeout: float  # seconds
     bounds: Bounds  # of what may wait for a client
     refusals: Refusals  # what clients do wrong
-    max_size: int = 65_536  # bytes of a client's message
-    origins: tuple[str, ...] = ()  # that browsers may come from; empty if any may
-    subprotocols: tuple[str, ...] = ()  # in the order of preference
+    max_size: int  # bytes of a client's message
 
 
 class Connection(Writer):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import cast
@@ -46,18 +46,25 @@ class Gateway:
     Args:
         max_connections: how many clients are let in.
         metrics: counts.
+        origins: that browsers may come from; empty if any may.
+        subprotocols: the operator's, in the order of preference.
     """
 
-    def __init__(self, max_connections: int, metrics: Metrics) -> None:
+    def __init__(
+        self, max_connections: int, metrics: Metrics, *, origins: Sequence[str] = (), subprotocols: Sequence[str] = ()
+    ) -> None:
         self.max_connections = max_connections  # how many clients are let in
         self._metrics = metrics
+        # None in the list lets in clients without an origin, which are no browsers.
+        self._origins = [*map(Origin, origins), None] if origins else None
+        self._subprotocols = [*map(Subprotocol, subprotocols)]
         self._servers: list[Server] = []
         self._emptied = asyncio.Event()  # set when the last connection has left
         self.connections: set[Connection] = set()  # every accepted socket
         self._inside = 0  # those that were let in and have not left
         self._lingering: dict[Connection, None] = {}  # those that were refused and have not closed, oldest first
         self._said_full = False  # whether the log has said that it is full, and not yet that it isn't any more
-        self.draining = False
+        self.draining = False  # whether new clients are sent elsewhere: the end has begun
 
     async def serve(self, shared: Shared, sockets: Iterable[socket.socket], *, dead_after: float) -> None:
         """Start to accept clients.
@@ -80,8 +87,8 @@ class Gateway:
                     never,
                     sock=sock,
                     create_connection=cast(type[ServerConnection], partial(Connection, shared)),
-                    origins=[*(Origin(origin) for origin in shared.origins), None] if shared.origins else None,
-                    subprotocols=[Subprotocol(name) for name in shared.subprotocols],
+                    origins=self._origins,
+                    subprotocols=self._subprotocols,
                     compression=None,
                     max_size=shared.max_size,
                     logger=LIBRARY,
@@ -151,7 +158,7 @@ class Gateway:
     async def drain(self, seconds: float) -> None:
         """Send everybody away, evenly over a time, so that they don't reach the other replicas in one crowd.
 
-        New clients are refused from now on. Whoever is left some moments after the end is aborted.
+        New clients are refused from now on. Those who are left some moments after the end are :meth:`close`'s.
         """
         self.draining = True
         loop = asyncio.get_running_loop()
@@ -167,10 +174,9 @@ class Gateway:
                 break
             await asyncio.sleep(DRAIN_TICK)
         await self._wait_until_empty(CLOSE_TIMEOUT)
-        await self.close()
 
     async def close(self) -> None:
-        """Stop listening, and abort whoever is left."""
+        """Stop listening, and abort those who are left. Called once, at the end."""
         self.draining = True
         for server in self._servers:
             server.close()

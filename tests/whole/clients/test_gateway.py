@@ -143,6 +143,7 @@ async def test_a_drain_sends_everybody_away_evenly_and_lets_nobody_in(redis: Red
             times.append(seconds)
             assert closed.code == 1012
         await drained
+        await worker.gateway.close()
         # Over a second: neither all at once nor all at the end. A busy machine makes nobody leave early.
         assert times[len(times) // 2] > 0.2
         assert times[0] < times[-1] - 0.2
@@ -160,6 +161,7 @@ async def test_a_drain_aborts_who_does_not_leave(redis: RedisServer, monkeypatch
     monkeypatch.setattr(gateway_module, "CLOSE_TIMEOUT", 0.2)
     async with serving(redis) as worker, Client(worker.port) as stubborn:
         await Client.within(worker.gateway.drain(0.1))
+        await worker.gateway.close()
         assert not worker.gateway.connections
         assert (await stubborn.closed()).code == 1012
 

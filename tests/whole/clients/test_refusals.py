@@ -25,25 +25,25 @@ async def test_a_redis_that_lets_nothing_be_subscribed_is_not_ready(
     renamed: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(renamed, wait=False, redis_heartbeat=1) as worker:
-        await eventually(lambda: "nothing can be subscribed" in worker.unready())
-        assert "SUBSCRIBE" in worker.unready()
+        await eventually(lambda: "nothing can be subscribed" in worker.status.unready())
+        assert "SUBSCRIBE" in worker.status.unready()
         await asyncio.sleep(1.5)  # some beats
-        assert "nothing can be subscribed" in worker.unready()
+        assert "nothing can be subscribed" in worker.status.unready()
     assert sum("not probed" in message for message in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("renamed", ["SSUBSCRIBE"], indirect=True)
 async def test_a_redis_without_sharded_channels_is_not_ready_for_them(renamed: RedisServer) -> None:
     async with serving(renamed, wait=False, pubsub="sharded") as worker:
-        await eventually(lambda: "nothing can be subscribed" in worker.unready())
-        assert "set pubsub to classic" in worker.unready()
+        await eventually(lambda: "nothing can be subscribed" in worker.status.unready())
+        assert "set pubsub to classic" in worker.status.unready()
 
 
 @pytest.mark.parametrize("renamed", ["PUBLISH"], indirect=True)
 async def test_that_delivery_cannot_be_probed_is_said(renamed: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(renamed, redis_heartbeat=1) as worker, Client(worker.port) as client:
         await eventually(lambda: worker.source.links[0].unprobed)
-        assert worker.unready() == ""  # what is published under the other name is delivered
+        assert worker.status.unready() == ""  # what is published under the other name is delivered
         assert "not probed: Redis refuses PUBLISH" in worker.source.links[0].line
         await client.subscribe("topic")
         renamed("hidden", "topic", '"hello"')
@@ -73,8 +73,8 @@ def sentinel(redis: RedisServer) -> Iterator[int]:
 
 async def test_a_sentinel_is_not_taken_for_a_redis(sentinel: int) -> None:
     async with serving(f"redis://127.0.0.1:{sentinel}", wait=False) as worker:
-        await eventually(lambda: "it is a Sentinel" in worker.unready())
-        assert "redis+sentinel://" in worker.unready()
+        await eventually(lambda: "it is a Sentinel" in worker.status.unready())
+        assert "redis+sentinel://" in worker.status.unready()
 
 
 async def test_those_who_listen_are_told_when_redis_takes_a_permission_away(

@@ -78,5 +78,5 @@ async def test_a_reload_reads_renewed_files_too(tmp_path: Path, caplog: pytest.L
         await eventually(lambda: "no node of the cluster" in worker.source.problem, "an attempt, which reads the files")
         caplog.clear()
         os.utime(tmp_path / "cert.pem", ns=(1, 1))
-        worker.reload(lambda: Settings.model_validate({"auth": "none", "redis_url": url}))
+        worker.reloader.reload(lambda: Settings.model_validate({"auth": "none", "redis_url": url}))
     assert caplog.text.count("read the files for TLS to Redis again") == 1
