@@ -1,15 +1,15 @@
 """One timer for the deadlines of all connections: the heartbeat, tokens, handshakes, backlogs, closings.
 
-A timer or a task per connection would cost 1.7 KiB each and fire in clumps. Instead, every connection says when it
-wants to be visited next, and one tick every quarter of a second visits those whose time has come. A deadline
-further away than the horizon is looked at again at the horizon, so there are few slots and none holds a closed
-connection for long: whoever is removed is gone at once.
+A timer or a task per connection would cost 1.7 KiB each and fire in clumps. Instead there is a timer wheel: every
+connection says when it wants to be visited next, the wheel has a slot for each quarter of a second, and one tick every
+quarter of a second visits the connections in its slot. A deadline further away than the horizon is looked at again at
+the horizon, so there are few slots. A connection that is removed leaves its slot at once, so none keeps it alive.
 
-Deadlines are on the sweep's own clock, :meth:`Sweep.time`. It stops while the event loop stands still: the process was
-stopped (SIGSTOP), its virtual machine was moved, or something held the loop. What clients sent meanwhile lies unread
-in their sockets, but timers run before sockets are read, so on the loop's clock a client that was in time would be
-closed for being late. After a standstill the loop has a quarter of a second to read, and then every deadline is as far
-away as it was before.
+Deadlines are on the sweep's own clock, :meth:`Sweep.time`. That clock stops while the event loop stands still: the
+process was stopped (SIGSTOP), its virtual machine was moved, or something held the loop. What clients have sent by then
+lies unread in their sockets, but timers run before sockets are read. On the loop's clock, a client that was in time
+would be closed for being late. After a standstill the loop has a quarter of a second to read, and then every deadline
+is as far away as it was before.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ HORIZON = 64.0
 """Seconds: the longest time between two visits."""
 
 NOWHERE = -1
-"""The slot of somebody who is not visited."""
+"""The slot of what is not visited."""
 
 logger = logging.getLogger(__name__)
 
 
 class Visited(Protocol):
-    """Somebody with deadlines."""
+    """Something with deadlines."""
 
     slot: int
-    """Where the sweep keeps it. Owned by the sweep."""
+    """The tick at which it is visited. Owned by the sweep."""
 
     def visit(self, now: float) -> float:
         """Act on the deadlines that have passed; return the time of the next one."""
 
 
 class Sweep:
-    """Visits everyone in time.
+    """Visits connections when their deadlines have come.
 
     Args:
         clock: the event loop's time in seconds.
@@ -70,35 +70,35 @@ class Sweep:
         return max(-int(-min(when, self.time() + HORIZON) // RESOLUTION), self._tick + 1)
 
     def schedule(self, visited: Visited, when: float) -> None:
-        """Visit somebody at a time, and not at the time that was agreed before."""
+        """Visit a connection at a time, and not at the time that was agreed before."""
         self.remove(visited)
         visited.slot = self._slot_at(when)
         self._slots.setdefault(visited.slot, set()).add(visited)
 
     def hasten(self, visited: Visited, when: float) -> None:
-        """Visit somebody at a time, unless the visit that was agreed comes earlier."""
+        """Visit a connection at a time, unless the visit that was agreed comes earlier."""
         if visited.slot == NOWHERE or self._slot_at(when) < visited.slot:
             self.schedule(visited, when)
 
     def remove(self, visited: Visited) -> None:
-        """Don't visit somebody any more."""
+        """Visit a connection no more."""
         if (slot := self._slots.get(visited.slot)) is not None:
             slot.discard(visited)
         visited.slot = NOWHERE
 
     def tick(self, now: float) -> None:
-        """Visit all whose time has come, each of them once, however many ticks were missed."""
+        """Visit each connection whose time has come, once, however many ticks were missed."""
         last, self._tick = self._tick, max(int(now // RESOLUTION), self._tick)
         for number in range(last + 1, self._tick + 1):
             for visited in self._slots.pop(number, ()):
                 if visited.slot != number:
-                    continue  # a visit before this one has removed it
+                    continue  # a visit before this one has removed the connection
                 try:
                     next_visit = visited.visit(now)
                 except Exception:
                     self._bugs.exception("visit", "a visit failed; the connection is visited again")
                     next_visit = now + 1.0
-                if visited.slot == number:  # it has neither gone nor made another appointment
+                if visited.slot == number:  # else the visit has removed it, or scheduled it
                     self.schedule(visited, next_visit)
 
     async def run(self) -> None:

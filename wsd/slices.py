@@ -1,4 +1,4 @@
-"""Much small work without holding the loop: it is done at once while there is time, and else later, in order.
+"""Small work, much of it, without holding the loop: done at once while there is time, and else later, in order.
 
 Fifteen thousand clients that leave together are fifteen thousand callbacks in one turn of the event loop. Each takes
 some ten microseconds, more with topics; together they would hold the loop for half a second.

@@ -235,7 +235,7 @@ class Connection(Writer):
                 if data:
                     self._write_last(data)
                 else:
-                    self.transport.write_eof()
+                    self._write_end()
         if before is not Phase.CLOSING:
             self._log_close()
         self._shared.slices.do(self._leave)
@@ -320,9 +320,11 @@ class Connection(Writer):
             self.loop.call_later(min(seconds, MAX_PAUSE), self._read_on)
 
     def eof_received(self) -> bool:
-        """The client sends nothing more. Returns whether the socket is closed by :meth:`_end_of_stream`, not by uvloop.
+        """The client sends nothing more.
 
-        A socket is closed when it has taken what waits, whoever does it.
+        Returns:
+            Whether :meth:`_end_of_stream` closes the socket; if not, uvloop does. Either closes a socket when it has
+            taken what waits.
         """
         if self._break_off(HandshakeReason.EOF):
             return False
@@ -473,7 +475,7 @@ class Connection(Writer):
         self._enter(Phase.ENDING)
         with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError on a closing transport
             self.transport.write(response.serialize())
-            self.transport.write_eof()
+            self._write_end()
         shared.door.refused(self)
 
     # What the session wants.

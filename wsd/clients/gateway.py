@@ -1,4 +1,4 @@
-"""The door: the listening sockets, who is let in, and how everybody is seen out.
+"""The door: the listening sockets, which clients are let in, and how all of them are sent away at the end.
 
 ``websockets.serve`` is the server; it makes a `wsd.clients.connection.Connection` for each socket that is accepted.
 """

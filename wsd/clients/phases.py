@@ -15,15 +15,14 @@ What may be read and written, and for how long, depends on the phase::
 Why anything is read in ENDING: to close a socket with unread bytes resets the connection, and a reset makes the kernel
 of the client throw away our last words.
 
-Why DOOMED: a write finds out that too much waits, and whoever writes may be on the way over the listeners of a topic,
-or over what a session wants done. So the write only notes it, and the connection is closed at the next turn of the
-loop, when nobody is on the way.
+Why DOOMED: a write finds out that too much waits, and its caller may be iterating over the listeners of a topic, or
+over the effects of a session. So the write only notes it, and the connection is closed at the next turn of the loop.
 
 What is asked elsewhere, because it is no phase:
 
 - whether the socket is read from now: a client above its rate, or one that sends much, isn't for a while, in any phase;
-- the library's own state, which is a slice ahead: it has read a client's close frame when the requests before it are
-  still to be answered;
+- the library's own state, which is a slice ahead: the library has read a client's close frame when the requests before
+  that frame are still to be answered;
 - whether the transport is closing, which uvloop may find out by itself: a write failed, and ``connection_lost`` is to
   come.
 """

@@ -178,6 +178,13 @@ class Writer(asyncio.BaseProtocol, ABC):
         else:
             self.transport.write(data)
 
+    def _write_end(self) -> None:
+        """Send nothing more: the client reads the end of the stream behind what waits."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:  # TLS has no half-closed connections in asyncio
+            self.transport.close()
+
     def _check_bytes(self, longest: int) -> None:
         """Be doomed if too much waits.
 

@@ -99,8 +99,8 @@ class Fanout:
         metrics: counts.
         bounds: of what may wait for a client.
         call_soon: runs a function at the loop's next turn: the loop's ``call_soon``.
-        hold: called with True when the log is full, and with False when there is room again: the source should bring
-            nothing meanwhile.
+        hold: called with True when the log is full: the source should bring nothing until this is called with False,
+            because there is room again.
         gap_notices: whether listeners are told when they may have missed messages.
     """
 
@@ -183,7 +183,7 @@ class Fanout:
         """Tell those who listen to a channel now that messages may have been missed, before the next one."""
         topic = self._topics.channels.get(channel)
         if topic is not None and topic.heard:
-            # Whoever begins to listen later has missed nothing.
+            # A connection that begins to listen later has missed nothing.
             self.deliver(topic, text_frame(gap(topic.name)), Told(topic))
 
     def settle(self, connection: Listener) -> None:

@@ -34,7 +34,7 @@ class Told:
 
 
 Audience = Topic | Told
-"""Who gets a message. Whoever it is when the pass begins."""
+"""Who gets a message: those who belong to the audience when the pass begins."""
 
 
 class Run:

@@ -28,7 +28,7 @@ one string with ``\ud800`` in it             1            7
 ``[[[[…]]]]``                          refused          382
 =================================  ===========  ===========
 
-So nothing but deep nesting is dear, and deep nesting has a bound: `MAX_DEEP`.
+So nothing but deep nesting takes long, and deep nesting has a bound: `MAX_DEEP`.
 """
 
 from __future__ import annotations

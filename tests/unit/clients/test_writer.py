@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import pytest
+
 from wsd.clients.phases import Phase
 from wsd.clients.writer import LARGE_MESSAGES, Writer
 from wsd.deadlines import Sweep
@@ -25,6 +27,18 @@ class Transport:
         self.room = 0  # bytes that the socket takes at once
         self.taken = b""
         self.queued = b""
+        self.half_closes = True  # whether one side may be closed alone
+        self.closed = ""  # how
+
+    def can_write_eof(self) -> bool:
+        return self.half_closes
+
+    def write_eof(self) -> None:
+        assert self.half_closes
+        self.closed = "half"
+
+    def close(self) -> None:
+        self.closed = "whole"
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         assert high == 0
@@ -145,3 +159,11 @@ async def test_last_words_go_behind_what_waits_and_nothing_goes_behind_them() ->
     transport.let(100)
     transport.let(100)
     assert transport.taken == b"firstsecondclose"
+
+
+@pytest.mark.parametrize(("half_closes", "closed"), [(True, "half"), (False, "whole")])
+async def test_the_end_of_the_stream_is_sent_as_the_transport_can(half_closes: bool, closed: str) -> None:
+    writer, transport, _ = half()
+    transport.half_closes = half_closes
+    writer._write_end()
+    assert transport.closed == closed

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,6 +17,9 @@ from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import PATIENCE, eventually
 from wsd.clients import gateway as gateway_module
 from wsd.errors import StartupError
+
+SOMAXCONN = int(Path("/proc/sys/net/core/somaxconn").read_text())
+"""The longest queue of connections that wait to be accepted, for all of the machine."""
 
 
 async def status(port: int, headers: str = "") -> tuple[int, str]:
@@ -171,3 +177,23 @@ async def test_a_port_that_is_taken_is_named(redis: RedisServer) -> None:
         with pytest.raises(StartupError, match=f"port {worker.port}"):
             async with serving(redis, port=worker.port):
                 pass
+
+
+# What the kernel and the event loop are relied on for.
+
+
+async def test_accepted_sockets_inherit_what_the_listening_socket_was_set_to(redis: RedisServer) -> None:
+    async with serving(redis, ping_interval=20, ping_timeout=20) as worker, Client(worker.port):
+        (connection,) = worker.gateway.connections
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 40_000
+        # The kernel doubles the size for its own records.
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * gateway_module.RECEIVE_BUFFER
+
+
+async def test_the_backlog_is_the_gateways_because_the_event_loop_listens_once_more(redis: RedisServer) -> None:
+    async with serving(redis) as worker:
+        (server,) = worker.gateway._servers
+        # tcp(7): of a listening socket, tcpi_sacked is the length of the queue, the sixth number behind eight bytes.
+        info = server.sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        assert int.from_bytes(info[28:32], sys.byteorder) == min(gateway_module.BACKLOG, SOMAXCONN)
