@@ -101,13 +101,17 @@ def known() -> set[str]:
 
 @cache
 def methods() -> dict[str, set[str]]:
-    """The methods of each class of wsd."""
+    """The methods of each class of wsd, and its other names: the members of an enum, for example."""
     found: dict[str, set[str]] = {}
     for path, tree in trees().items():
         for node in ast.walk(tree):
             if path.startswith("wsd/") and isinstance(node, ast.ClassDef):
-                functions = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
-                found.setdefault(node.name, set()).update(each.name for each in functions)
+                names = found.setdefault(node.name, set())
+                for each in node.body:
+                    if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+                        names.add(each.name)
+                    elif isinstance(each, ast.Assign):
+                        names.update(target.id for target in each.targets if isinstance(target, ast.Name))
     return found
 
 
