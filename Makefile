@@ -40,7 +40,7 @@ format: $(VENV)/installed ## mend what lint finds, as far as that can be done by
 types: $(VENV)/installed ## check the types
 	$(BIN)/mypy
 
-check: lint types test ## all that CI runs
+check: lint types test ## all that must pass before a commit
 
 faults: $(VENV)/installed ## break Redis in forty ways, and print what happened: two minutes
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -137,7 +137,7 @@ lock: ## pin the newest versions that pyproject.toml allows, with their hashes, 
 # The oldest versions that pyproject.toml allows, of what it names itself.
 LOWEST := $(VENV)-lowest
 
-test-lowest: $(LOWEST)/installed ## run the tests that need no time with the oldest versions that pyproject.toml allows
+test-lowest: $(LOWEST)/installed ## run the quick tests with the oldest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest $(PARALLEL) tests/unit tests/whole/admin tests/whole/clients tests/whole/redis/test_link.py \
 		tests/whole/redis/test_connect.py tests/whole/test_worker.py $(ARGS)
 
