@@ -16,7 +16,7 @@ Exceptions of libraries are mapped to these at the edge where the library is cal
 
 from __future__ import annotations
 
-from wsd.protocol.codes import ErrorCode, HandshakeReason, TokenReason
+from wsd.codes import ErrorCode, HandshakeReason, TokenReason
 
 __all__ = [
     "CommandError",

@@ -22,7 +22,7 @@ from functools import partial
 from operator import add
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from wsd.protocol.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason
+from wsd.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason
 
 __all__ = ["Family", "Gauges", "Histogram", "Metrics", "families"]
 

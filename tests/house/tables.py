@@ -13,9 +13,9 @@ from tests import ROOT
 from tests.house.test_layers import LAYERS, TO_COME
 from tests.lib.metrics import GAUGES
 from wsd.admin.exposition import registry
+from wsd.codes import Close, ErrorCode, HandshakeReason, TokenReason
 from wsd.config import Settings, text
 from wsd.metrics import Metrics
-from wsd.protocol.codes import Close, ErrorCode, HandshakeReason, TokenReason
 
 __all__ = [
     "bench_rows",

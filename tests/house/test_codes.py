@@ -1,4 +1,4 @@
-"""Every code stands in its table of ``wsd/protocol/codes.py``, and is used; `make papers` shows it."""
+"""Every code stands in its table of ``wsd/codes.py``, and is used; `make papers` shows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import websockets.protocol
 
 import wsd
-from wsd.protocol.codes import Close, ErrorCode, HandshakeReason, Reaction, TokenReason
+from wsd.codes import Close, ErrorCode, HandshakeReason, Reaction, TokenReason
 
 HOUSE = Path(wsd.__file__).parent
 

@@ -15,9 +15,9 @@ import wsd
 
 ROOT = Path(wsd.__file__).parent
 
-# A room is a module or a package, whose modules are its own affair. `protocol.codes` is a table that errors refer to.
+# A room is a module or a package, whose modules are its own affair.
 LAYERS = (
-    {"protocol.codes", "backoff", "slices", "systemd", "source", "tls"},
+    {"codes", "backoff", "slices", "systemd", "source", "tls"},
     {"errors"},
     {"logs", "descriptors", "sockets", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},
@@ -69,8 +69,7 @@ def imports(module: str) -> Iterator[tuple[str, str]]:
 
 
 def room(module: str) -> str:
-    parts = module.split(".")
-    return module if module == "protocol.codes" else parts[0]
+    return module.split(".", maxsplit=1)[0]
 
 
 def layer(room: str) -> int:

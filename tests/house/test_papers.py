@@ -24,10 +24,10 @@ from wsd.admin import server
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.cli.commands import MODULES
 from wsd.clients import connection, gateway, phases, session
+from wsd.codes import Close, Reaction
 from wsd.config import Settings, text
 from wsd.logs import outlet
 from wsd.protocol import messages
-from wsd.protocol.codes import Close, Reaction
 from wsd.redis import vitals
 
 papers = pytest.mark.parametrize("path", PAPERS)

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from wsd import errors
+from wsd.codes import ErrorCode
 from wsd.errors import RequestError, SettingsError, WsdError
-from wsd.protocol.codes import ErrorCode
 
 
 def drawn_tree() -> dict[str, str]:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.lib.metrics import COUNTED, GAUGES, busy
+from wsd.codes import Close, ErrorCode
 from wsd.metrics import Gauges, Histogram, Metrics
-from wsd.protocol.codes import Close, ErrorCode
 
 
 def test_a_misspelt_counter_is_a_mistake() -> None:

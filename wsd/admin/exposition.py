@@ -10,8 +10,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from wsd import __version__
+from wsd.codes import HandshakeReason
 from wsd.metrics import Gauges, Histogram, Metrics, families
-from wsd.protocol.codes import HandshakeReason
 
 __all__ = ["registry"]
 

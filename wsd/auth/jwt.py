@@ -30,8 +30,8 @@ from typing import Any, Never
 import jwt
 
 from wsd.auth.grant import EVERYTHING, Grant
+from wsd.codes import TokenReason
 from wsd.errors import TokenError
-from wsd.protocol.codes import TokenReason
 
 __all__ = ["MAX_TOKEN", "JWTAuthenticator"]
 

@@ -42,13 +42,13 @@ from wsd.clients.refusals import Refusals
 from wsd.clients.replies import Reply
 from wsd.clients.session import Effect, Leave, Limits, Listen, Session, State, Wait
 from wsd.clients.writer import Writer
+from wsd.codes import Close, HandshakeReason
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
 from wsd.errors import HandshakeError
 from wsd.logs import fields
 from wsd.metrics import Metrics
-from wsd.protocol.codes import Close, HandshakeReason
 from wsd.protocol.frames import PING, text_frame
 from wsd.protocol.messages import CONNECTED, SESSION_AUTHENTICATED, session_created
 from wsd.slices import Slices

@@ -19,8 +19,8 @@ from websockets.typing import Origin, Subprotocol
 from wsd.clients.connection import Connection, Shared
 from wsd.clients.library import LIBRARY, close_code
 from wsd.clients.phases import CLOSE_TIMEOUT
+from wsd.codes import Close, HandshakeReason
 from wsd.metrics import Metrics
-from wsd.protocol.codes import Close, HandshakeReason
 
 __all__ = ["POLITE_REFUSALS", "Gateway"]
 

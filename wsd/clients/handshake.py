@@ -3,7 +3,7 @@
 The library gets the head of the request and nothing behind it, because it takes whatever follows for frames, also
 behind a request that is about to be refused, and answers frames before the handshake.
 
-Every way in which a handshake can fail is a :class:`~wsd.protocol.codes.HandshakeReason`: the label in
+Every way in which a handshake can fail is a :class:`~wsd.codes.HandshakeReason`: the label in
 ``wsd_refused_handshakes_total``, the status that is answered, and the likely cause, which is what an operator needs to
 know.
 """
@@ -29,8 +29,8 @@ from websockets.exceptions import (
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request, Response
 from websockets.server import ServerProtocol
 
+from wsd.codes import MAX_REQUEST, HandshakeReason
 from wsd.errors import HandshakeError
-from wsd.protocol.codes import MAX_REQUEST, HandshakeReason
 
 __all__ = ["RETRY_AFTER", "Accepted", "Handshake", "RequestHead"]
 

@@ -11,10 +11,10 @@ import re
 from websockets.frames import Close as CloseFrame
 
 from wsd.clients.replies import Reply
+from wsd.codes import UNAUTHORIZED, Close, HandshakeReason
 from wsd.errors import HandshakeError
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
-from wsd.protocol.codes import UNAUTHORIZED, Close, HandshakeReason
 
 __all__ = ["Refusals"]
 

@@ -10,8 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from wsd.codes import ErrorCode, Refusal
 from wsd.protocol import messages
-from wsd.protocol.codes import ErrorCode, Refusal
 
 __all__ = ["UNKNOWN", "Replies", "Reply"]
 

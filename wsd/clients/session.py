@@ -46,9 +46,9 @@ from typing import NamedTuple
 from wsd.auth.grant import Authenticator, Grant
 from wsd.clients.allowance import Allowance
 from wsd.clients.replies import UNKNOWN, Replies, Reply
+from wsd.codes import UNAUTHORIZED, Close, ErrorCode, Remedy, TokenReason
 from wsd.errors import RequestError, TokenError
 from wsd.protocol import messages
-from wsd.protocol.codes import UNAUTHORIZED, Close, ErrorCode, Remedy, TokenReason
 from wsd.protocol.messages import Request
 
 __all__ = ["Closing", "Effect", "Leave", "Limits", "Listen", "Session", "State", "Wait"]

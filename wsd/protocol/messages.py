@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from wsd.codes import ErrorCode, TokenReason
 from wsd.errors import RequestError
-from wsd.protocol.codes import ErrorCode, TokenReason
 
 __all__ = [
     "CONNECTED",

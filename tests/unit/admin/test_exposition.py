@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.lib.metrics import COUNTED, GAUGES, busy
 from wsd import __version__
 from wsd.admin.exposition import registry
+from wsd.codes import HandshakeReason
 from wsd.metrics import Gauges, Histogram, Metrics
-from wsd.protocol.codes import HandshakeReason
 
 
 def as_text(registry: CollectorRegistry) -> Iterable[Metric]:

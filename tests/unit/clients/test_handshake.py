@@ -10,7 +10,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from wsd.clients.handshake import Handshake
-from wsd.protocol.codes import HandshakeReason
+from wsd.codes import HandshakeReason
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsd.clients.replies import UNKNOWN, Replies, Reply
-from wsd.protocol.codes import ErrorCode
+from wsd.codes import ErrorCode
 from wsd.protocol.messages import SUBSCRIBED, error, with_id
 
 PONG = Reply(b"pong")

@@ -40,8 +40,8 @@ from wsd.clients.session import (
     State,
     Wait,
 )
+from wsd.codes import TokenReason
 from wsd.errors import TokenError
-from wsd.protocol.codes import TokenReason
 
 WALL = 1_700_000_000.0  # seconds since the epoch at which tests start
 

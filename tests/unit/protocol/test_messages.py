@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from wsd.codes import ErrorCode
 from wsd.config import Settings
 from wsd.errors import RequestError
 from wsd.protocol import messages as protocol
-from wsd.protocol.codes import ErrorCode
 from wsd.protocol.messages import Request, check_topic, parse_request
 
 relaxed = settings(deadline=None)

@@ -24,8 +24,8 @@ from tests.lib.servers import RedisServer
 from tests.lib.waiting import PATIENCE
 from wsd.cli.tail import causes
 from wsd.cli.tail import client as tail
+from wsd.codes import Close, ErrorCode, Reaction, Remedy
 from wsd.errors import CommandError
-from wsd.protocol.codes import Close, ErrorCode, Reaction, Remedy
 
 StartDaemon = Callable[..., Daemon]
 

@@ -17,8 +17,8 @@ from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import eventually
 from wsd.clients import gateway as gateway_module
 from wsd.clients.handshake import RequestHead
+from wsd.codes import MAX_REQUEST, HandshakeReason
 from wsd.errors import HandshakeError
-from wsd.protocol.codes import MAX_REQUEST, HandshakeReason
 
 HOST = b"GET / HTTP/1.1\r\nHost: x\r\n"
 UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"

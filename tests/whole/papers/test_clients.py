@@ -22,7 +22,7 @@ from bench.processes import free_port
 from tests.house.papers import paper
 from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import PATIENCE, eventually
-from wsd.protocol.codes import Close, Reaction
+from wsd.codes import Close, Reaction
 
 LONG = 5 * 1024 * 1024  # bytes of a payload beyond what client libraries take unless told otherwise
 

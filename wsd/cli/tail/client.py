@@ -18,9 +18,9 @@ from wsd.cli.output import say
 from wsd.cli.settings import TOKEN_VARIABLE
 from wsd.cli.tail.causes import Lost, unconnected
 from wsd.cli.tail.uri import shown
+from wsd.codes import Close, ErrorCode, Reaction, Remedy
 from wsd.config import is_loopback
 from wsd.errors import CommandError
-from wsd.protocol.codes import Close, ErrorCode, Reaction, Remedy
 
 __all__ = ["Tail", "cut"]
 
