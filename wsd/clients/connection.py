@@ -559,8 +559,7 @@ class Connection(Writer):
             self.write(data)
 
     def _give_up(self, bound: str, waiting: int, age: float) -> None:
-        if self.phase is not Phase.OPEN and self.phase is not Phase.DOOMED:
-            return  # it has ended since it was doomed
         self._shared.refusals.slow(bound, waiting, age, self.peer, self._subject)
-        self._drop_backlog()
-        self._close(Close.SLOW_CONSUMER, "slow consumer: reconnect and fetch the state anew")
+        if self.phase is Phase.OPEN or self.phase is Phase.DOOMED:  # else it has ended since it was doomed
+            self._drop_backlog()
+            self._close(Close.SLOW_CONSUMER, "slow consumer: reconnect and fetch the state anew")

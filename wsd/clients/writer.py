@@ -204,7 +204,7 @@ class Writer(asyncio.BaseProtocol, ABC):
 
     @abstractmethod
     def _give_up(self, bound: str, waiting: int, age: float) -> None:
-        """End the connection, unless it has ended already, because it has passed a bound.
+        """Count a connection that has passed a bound, and end it unless it has ended already.
 
         Args:
             bound: ``bytes`` or ``age``.

@@ -327,6 +327,19 @@ async def test_a_slow_client_that_still_reads_is_told_4008(redis: RedisServer) -
         client.writer.transport.abort()
 
 
+async def test_a_slow_client_that_is_gone_before_it_is_told_counts(redis: RedisServer) -> None:
+    async with serving(redis, max_backlog="64KiB", max_backlog_age=600) as worker:
+        client = await stall(worker, "gone")
+        (connection,) = worker.gateway.connections
+        while connection.phase is Phase.OPEN:
+            connection.write(b"x" * 10_000)
+        assert connection.phase is Phase.DOOMED
+        connection.abort()  # in the same turn
+        await eventually(lambda: worker.metrics.slow_consumers["bytes"])
+        assert worker.metrics.dropped_bytes > 65_536
+        client.writer.transport.abort()
+
+
 async def test_a_client_that_reads_a_trickle_is_given_up_at_the_bound_of_age(redis: RedisServer) -> None:
     async with serving(redis, max_backlog="64MiB", max_backlog_age=1) as worker:
         client = await stall(worker, "trickle")
