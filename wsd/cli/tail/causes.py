@@ -1,5 +1,7 @@
-"""Why there is no connection to a server: what another try may mend is :exc:`Lost`, what only the user can mend is a
-:exc:`~wsd.errors.CommandError`."""
+"""Why there is no connection to a server.
+
+What another try may mend is :exc:`Lost`; what only the user can mend is a :exc:`~wsd.errors.CommandError`.
+"""
 
 from __future__ import annotations
 
