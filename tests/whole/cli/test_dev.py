@@ -65,9 +65,9 @@ def test_what_dev_tells_to_type_works_as_it_stands(taken: bool) -> None:
             occupy(stack, 3000, 3001, 6379)
         dev = stack.enter_context(Dev(*(("--channel-prefix", "app:") if taken else ())))
         if taken:
+            dev.err.wait_for("port 6379 is taken, perhaps by another Redis, which wsd dev leaves alone")
             assert dev.err.text.count("is taken; using a free one") == 2
             assert dev.redis_port != 6379
-            assert "port 6379 is taken, perhaps by another Redis, which wsd dev leaves alone" in dev.err.text
             assert f"--redis-url redis://127.0.0.1:{dev.redis_port}" in dev.commands[1]
             assert "without --redis-url it would publish at port 6379, which is another server's" in dev.out.text
         tail_command, publish_command, redis_command = dev.commands
