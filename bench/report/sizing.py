@@ -2,9 +2,8 @@
 
 The model has three parts, each measured at one connection count and taken to hold at others:
 
-- CPU per delivery falls with the messages that *one subscriber* gets per second, as a busy daemon joins them in one
-  write:
-  interpolated between the measured rates, on logarithmic axes.
+- CPU per delivery falls with the messages that *one subscriber* gets per second, because a busy daemon joins them in
+  one write. It is interpolated between the measured rates, on logarithmic axes.
 - A larger payload costs more by a factor, which is interpolated between the measured sizes in the same way.
 - Memory is that of the empty worker and that of each connection.
 

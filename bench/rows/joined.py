@@ -53,7 +53,7 @@ def _goals(found: Found) -> Iterator[Goal]:
         yield Goal(work, "rate held", None if held is None else 100 * held, 98, "%", at_least=True)
         nats = found.median(case, "nats", "cpu_per_delivery_us")
         yield Goal(work, "CPU per delivery over nats-server's", ratio(cost, nats), 1.0, "x", attempts=_TRIED)
-        # A naive server costs the same per delivery at any rate, as it never joins; so any rate will do.
+        # A naive server costs the same per delivery at any rate, because it never joins. So any rate will do.
         naive = found.median(case, "naive", "cpu_per_delivery_us") or found.median(
             _2000, "naive", "cpu_per_delivery_us"
         )

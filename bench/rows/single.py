@@ -30,8 +30,9 @@ _CASE = Case(
 
 _TRIED = (
     "one buffer for all, written in one loop: Python's part is 0.15 to 0.2 µs (python -m bench.micro --only pass). The "
-    "rest is uvloop's write and send(2), which takes 3 to 8 µs, as it has to wake the reader up or not. A floor that "
-    "is a little faster finds its reader awake, so this ratio is anything from 1.0 to 1.7 on a small virtual machine."
+    "rest is uvloop's write and send(2), which takes 8 µs if it has to wake the reader up, and 3 µs if not. A "
+    "floor that is a little faster finds its reader awake, so this ratio is anything from 1.0 to 1.7 on a small "
+    "virtual machine."
 )
 
 
