@@ -10,19 +10,49 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import websocket
 
-from bench.processes import free_port, redis_executable
+from bench.processes import Program, free_port, plain_environment, redis_executable
 from tests import ROOT
 from tests.house.papers import paper
-from tests.lib.programs import Daemon
+from tests.lib.programs import Daemon, Lines
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import PATIENCE
 
-Shell = Callable[[str], "subprocess.Popen[str]"]
+
+class Typed(Program):
+    """A command that somebody has typed in a terminal.
+
+    Args:
+        line: the command.
+        cwd: where.
+        environment: its variables.
+    """
+
+    def __init__(self, line: str, cwd: Path, environment: dict[str, str]) -> None:
+        command = ["bash", "-c", line if line.startswith("(") else f"exec {line}"]
+        super().__init__(command, cwd=cwd, environment=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.said = Lines(self.stdout)  # what the terminal shows
+
+    def finish(self) -> str:
+        """Wait for its end, which must be a success; return what it said."""
+        status = self.wait(PATIENCE)
+        self.said.join()
+        assert status == 0, self.said.text
+        return self.said.text
+
+    def kill(self) -> int:
+        """See :meth:`Program.kill`."""
+        status = super().kill()
+        self.said.join()
+        return status
+
+
+Shell = Callable[[str], Typed]
 
 
 @pytest.fixture
@@ -37,47 +67,13 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     (binaries / "redis-server").symlink_to(redis_server)
     if not shutil.which("redis-cli"):
         (binaries / "redis-cli").symlink_to(redis_server.with_name("redis-cli"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WSD_")}
-    environment |= {"PATH": f"{binaries}:{environment['PATH']}", "PYTHONPATH": str(ROOT)}
-    started: list[subprocess.Popen[str]] = []
-
-    def start(command: str) -> subprocess.Popen[str]:
-        started.append(
-            subprocess.Popen(
-                ["bash", "-c", command if command.startswith("(") else f"exec {command}"],
-                cwd=tmp_path,
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    environment = plain_environment(PATH=f"{binaries}:{os.environ['PATH']}", PYTHONPATH=str(ROOT))
+    with ExitStack() as started:
+        yield lambda line: started.enter_context(Typed(line, tmp_path, environment))
 
 
 def run(shell: Shell, command: str) -> str:
-    process = shell(command)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, (command, output)
-    return output
-
-
-def wait_for(process: subprocess.Popen[str], words: str) -> str:
-    """Read what a process prints until a line has the words; return all of it."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if words in line:
-            return seen
-    raise AssertionError(f"{words!r} did not appear in {seen!r}")
+    return shell(command).finish()
 
 
 def commands(path: str, heading: str) -> list[str]:
@@ -97,13 +93,14 @@ def test_the_testing_guide_step_by_step(shell: Shell) -> None:
                 for command in block.text.replace("6379", str(redis_port)).splitlines():
                     if command.startswith("redis-server"):
                         # In the foreground, so that the test can end it.
-                        wait_for(shell(command.replace("--daemonize yes", "")), "eady to accept connections")
+                        shell(command.replace("--daemonize yes", "")).said.wait_for("eady to accept connections")
                     elif command.startswith("openssl"):
                         run(shell, command)
                     elif command.startswith("wsd serve"):
                         more = f" --port 0 --admin-port 0 --auth-timeout 600 --redis-url redis://127.0.0.1:{redis_port}"
-                        log = wait_for(shell(command + more), "connected to Redis")
-                        port = log.split("ws://127.0.0.1:", 1)[1].split(" ", 1)[0]
+                        log = shell(command + more).said
+                        log.wait_for("connected to Redis")
+                        port = log.text.split("ws://127.0.0.1:", 1)[1].split(" ", 1)[0]
                         client = websocket.create_connection(f"ws://localhost:{port}", timeout=PATIENCE)
                     elif command.startswith("wsd token"):
                         token = run(shell, command).strip()
@@ -129,18 +126,17 @@ def test_the_testing_guide_step_by_step(shell: Shell) -> None:
 @pytest.mark.usefixtures("usual_ports")
 def test_what_make_run_starts_prints_commands_that_work(shell: Shell) -> None:
     dev = shell("wsd dev --port 0 --admin-port 0")
-    printed = wait_for(dev, "Ctrl-C")
-    tail, publish, redis_cli = (line.strip() for line in printed.splitlines() if line.startswith("    "))
+    dev.said.wait_for("Ctrl-C")
+    tail, publish, redis_cli = (line.strip() for line in dev.said.text.splitlines() if line.startswith("    "))
     make_run, make_test, *in_readme = commands("README.md", "Two commands")
     assert make_run.startswith("make run ") and make_test.startswith("make test ")
     for ours, theirs in zip(in_readme, (tail, publish), strict=True):
         assert ours.removeprefix(".venv/bin/wsd") in theirs
     listening = shell(f"{tail} --count 2")
-    wait_for(listening, "subscribed to chat")
+    listening.said.wait_for("subscribed to chat")
     assert run(shell, publish) == "1 subscriber\n"
     assert run(shell, redis_cli) == "1\n"
-    output, _ = listening.communicate(timeout=PATIENCE)
-    assert output == '{"hello":"world"}\n' * 2
+    assert listening.finish().endswith('\n{"hello":"world"}\n{"hello":"world"}\n')
 
 
 def test_the_key_for_systemd_is_one_and_nobody_else_can_read_it(shell: Shell, tmp_path: Path) -> None:

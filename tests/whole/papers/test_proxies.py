@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import websocket
 
-from bench.processes import free_port
+from bench.processes import Program, free_port
 from tests.house.papers import paper
 from tests.lib.programs import Daemon
 from tests.lib.servers import RedisServer
@@ -33,31 +33,29 @@ def configuration(kind: str, daemon: Daemon, port: int) -> str:
 
 
 @contextmanager
-def running(log: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(log: Path, *command: str) -> Iterator[Program]:
     """Run a proxy; what it says is shown if the test fails."""
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
+    with log.open("w") as output, Program(command, stdout=output, stderr=subprocess.STDOUT) as proxy:
         try:
-            yield process
+            yield proxy
         except BaseException as exc:
             exc.add_note(log.read_text())
             raise
-        finally:
-            process.kill()
 
 
-def connected(port: int, proxy: subprocess.Popen[bytes]) -> websocket.WebSocket:
+def connected(port: int, proxy: Program) -> websocket.WebSocket:
     """Connect through the proxy, once it listens and has found the server. No event tells of either."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return websocket.create_connection(f"ws://127.0.0.1:{port}", timeout=PATIENCE)
         except (OSError, websocket.WebSocketException):
-            if proxy.poll() is not None or time.monotonic() > deadline:
+            if proxy.status is not None or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
 
-def check(port: int, proxy: subprocess.Popen[bytes], redis: RedisServer) -> None:
+def check(port: int, proxy: Program, redis: RedisServer) -> None:
     client = connected(port, proxy)
     try:
         client.recv()
