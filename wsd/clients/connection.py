@@ -35,7 +35,7 @@ from websockets.typing import BytesLike
 from wsd.auth.grant import Authenticator
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.backoff import spread
-from wsd.clients import library
+from wsd.clients import sansio
 from wsd.clients.handshake import Accepted, Handshake
 from wsd.clients.phases import Phase
 from wsd.clients.refusals import Refusals
@@ -148,7 +148,7 @@ class Connection(Writer):
     ) -> None:
         super().__init__(shared.bounds, shared.sweep)
         self._shared = shared
-        self.protocol = library.adopt(protocol)
+        self.protocol = sansio.adopt(protocol)
         self.session: Session | None = None  # of a client that was let in
         self._accepted_at = shared.sweep.time()
         self._ends_at = self._accepted_at + (self.phase.seconds or 0.0)  # if the phase has an end
@@ -188,7 +188,7 @@ class Connection(Writer):
         self._shared.door.left(self)
         if logger.isEnabledFor(logging.DEBUG):
             self._debug("the connection is gone")
-        library.undo_circle(self.protocol)
+        sansio.undo_circle(self.protocol)
 
     def close_with(self, code: Close, reason: str) -> None:
         """Close an open connection; abort it if the client doesn't answer in time.

@@ -17,8 +17,8 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Origin, Subprotocol
 
 from wsd.clients.connection import Connection, Shared
-from wsd.clients.library import LIBRARY, close_code
 from wsd.clients.phases import CLOSE_TIMEOUT
+from wsd.clients.sansio import LIBRARY, close_code
 from wsd.codes import Close, HandshakeReason
 from wsd.metrics import Metrics
 
