@@ -36,7 +36,7 @@ from wsd import __version__, descriptors, logs, sockets, systemd
 from wsd.admin.exposition import registry
 from wsd.admin.server import MAX_CONNECTIONS, Admin
 from wsd.auth.grant import Authenticator, OpenAuthenticator
-from wsd.auth.jwt import JWTAuthenticator
+from wsd.authenticator import jwt_authenticator
 from wsd.clients.connection import Shared
 from wsd.clients.gateway import POLITE_REFUSALS, Gateway
 from wsd.clients.refusals import Refusals
@@ -117,7 +117,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []  # what runs as long as the daemon
         self.port = self.admin_port = 0  # where it listens, after startup()
         self.metrics = Metrics()
-        authenticator = _make_authenticator(settings)
+        authenticator: Authenticator = OpenAuthenticator() if settings.auth == "none" else jwt_authenticator(settings)
         self.topics = TopicTable(
             settings.channel_prefix,
             self._subscribe,
@@ -309,16 +309,3 @@ def _client_name(port: int) -> str:
     """
     host = re.sub(r"[^!-~]", "-", socket.gethostname())
     return f"wsd:{host}:{port}:{os.getpid()}"
-
-
-def _make_authenticator(settings: Settings) -> Authenticator:
-    if settings.auth == "none":
-        return OpenAuthenticator()
-    return JWTAuthenticator(
-        settings.key(),
-        settings.jwt_algorithms,
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-        leeway=settings.jwt_leeway,
-        require_topics=settings.require_topics_claim,
-    )

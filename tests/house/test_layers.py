@@ -22,7 +22,7 @@ LAYERS = (
     {"logs", "descriptors", "sockets", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},
     {"config", "delivery", "redis"},
-    {"admin", "clients", "reload"},
+    {"admin", "authenticator", "clients", "reload"},
     {"status"},
     {"worker"},
     {"supervisor"},  # to come: several workers

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from wsd.auth.jwt import JWTAuthenticator
+from wsd.authenticator import jwt_authenticator
 from wsd.cli.output import write
 from wsd.cli.settings import settings
 from wsd.config import Settings
@@ -123,14 +123,7 @@ def _check_permission(topic: str) -> None:
 
 def _verify(chosen: Settings, token: str) -> None:
     """Check that the key which the daemon verifies with belongs to the one that signed."""
-    authenticator = JWTAuthenticator(
-        chosen.key(),
-        chosen.jwt_algorithms,
-        audience=chosen.jwt_audience,
-        issuer=chosen.jwt_issuer,
-        leeway=chosen.jwt_leeway,
-        require_topics=chosen.require_topics_claim,
-    )
+    authenticator = jwt_authenticator(chosen)
     try:
         authenticator.verify(token)
     except TokenError as exc:
