@@ -24,10 +24,11 @@ from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, S
 from bench.load.wire import MIN_SIZE, STAMP, client_frame, pad, payload, token
 from bench.measure.verdicts import verdicts
 from bench.servers.baselines import NaiveServer
-from bench.servers.floor import accept_response, frame
+from bench.servers.floor import frame
 from bench.servers.process import RedisServer
 from bench.servers.wsd import WsdServer
 from tests.bench.made_up import NO_CORES
+from tests.lib.mocked import mocked
 from tests.lib.servers import RedisServer as SharedRedis
 from tests.lib.waiting import PATIENCE
 
@@ -281,48 +282,6 @@ def eventually_stats(shard: Shard, condition: Callable[[dict[str, Any]], bool]) 
         if condition(group):
             return group
         assert time.monotonic() < deadline, f"did not come true: {group}"
-
-
-Behaviour = Callable[[socket.socket, int], bool]
-"""What a server of the tests does for a connection; whether it then waits for the client to leave, or closes."""
-
-
-@contextmanager
-def mocked(behave: Behaviour) -> Iterator[int]:
-    """A server that shakes hands and then does as told, for each connection in a thread."""
-    threads: list[threading.Thread] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve(connection: socket.socket, number: int) -> None:
-            with connection:
-                connection.sendall(accept_response(connection.recv(65536)))
-                if behave(connection, number):
-                    try:
-                        while connection.recv(65536):
-                            pass
-                    except ConnectionError:
-                        pass  # the shard resets
-
-        def accept() -> None:
-            number = 0
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                threads.append(threading.Thread(target=serve, args=(connection, number)))
-                threads[-1].start()
-                number += 1
-
-        acceptor = threading.Thread(target=accept)
-        acceptor.start()
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            acceptor.join()
-            for thread in threads:
-                thread.join()
 
 
 @pytest.mark.parametrize(

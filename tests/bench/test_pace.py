@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -18,10 +16,10 @@ from bench.load.group import Plan
 from bench.load.histogram import Histogram
 from bench.load.pace import Ramp, Returns, Thoughts
 from bench.load.scan import Sequences
-from bench.servers.floor import accept_response
 from bench.servers.process import RedisServer
 from bench.servers.server import KEY
 from bench.servers.wsd import WsdServer
+from tests.lib.mocked import mocked
 from tests.lib.waiting import PATIENCE
 
 
@@ -116,35 +114,16 @@ def test_clients_come_at_a_rate_and_thinking_is_not_the_servers_time() -> None:
     assert 0 < (setups.percentile(1) or 0) < 300_000
 
 
-@contextmanager
-def closing(*frames: bytes) -> Iterator[int]:
+def closing(*frames: bytes) -> AbstractContextManager[int]:
     """A server that closes its first connections with these frames, one each, and keeps all others."""
-    kept: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve() -> None:
-            number = 0
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                connection.sendall(accept_response(connection.recv(65536)))
-                kept.append(connection)
-                if number < len(frames):
-                    connection.sendall(frames[number])
-                    connection.close()
-                number += 1
+    def behave(connection: socket.socket, number: int) -> bool:
+        if number >= len(frames):
+            return True
+        connection.sendall(frames[number])
+        return False
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in kept:
-                connection.close()
+    return mocked(behave)
 
 
 def test_who_was_sent_away_comes_back_and_who_has_a_bug_does_not() -> None:
