@@ -17,7 +17,7 @@ ROOT = Path(wsd.__file__).parent
 
 # A room is a module or a package, whose modules are its own affair.
 LAYERS = (
-    {"codes", "backoff", "slices", "systemd", "source", "tls"},
+    {"codes", "backoff", "pipe", "slices", "systemd", "source", "tls"},
     {"errors"},
     {"logs", "descriptors", "sockets", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},
