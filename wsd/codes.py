@@ -10,9 +10,9 @@ from __future__ import annotations
 from enum import Enum, IntEnum, StrEnum
 from typing import Final, Literal, Self
 
-from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
-
 __all__ = [
+    "MAX_HEADERS",
+    "MAX_LINE",
     "MAX_REQUEST",
     "UNAUTHORIZED",
     "Close",
@@ -25,8 +25,14 @@ __all__ = [
 ]
 
 MAX_REQUEST = 32_768
-"""Bytes of an opening handshake, cookies included. The library alone would buffer 1 MiB for each half-open client. Its
-own limits hold besides: 8,192 bytes for the request line and for each header line, and 128 headers."""
+"""Bytes of an opening handshake, cookies included. The library alone would buffer 1 MiB for each half-open client."""
+
+MAX_LINE = 8192
+"""Bytes of the request line and of each header line: the limit of ``websockets``. Not imported from there, because the
+supervisor needs codes and not the library."""
+
+MAX_HEADERS = 128
+"""Header lines of an opening handshake: the limit of ``websockets``, too."""
 
 
 class Remedy(Enum):
@@ -189,13 +195,13 @@ class HandshakeReason(StrEnum):
     BARE_LF = "bare_lf", 400, "a line that ends in LF alone: the lines of a request end in CRLF (RFC 9112, section 2.2)"
     MALFORMED = "malformed", 400, "a request line or a header that breaks RFC 9112"
     BODY = "body", 400, "a GET with a body"
-    URI_TOO_LONG = "uri_too_long", 414, f"a request line longer than {MAX_LINE_LENGTH} bytes"
+    URI_TOO_LONG = "uri_too_long", 414, f"a request line longer than {MAX_LINE} bytes"
     HEADER_TOO_LONG = (
         "header_too_long",
         431,
-        f"a header line longer than {MAX_LINE_LENGTH} bytes: mostly cookies that have grown",
+        f"a header line longer than {MAX_LINE} bytes: mostly cookies that have grown",
     )
-    TOO_MANY_HEADERS = "too_many_headers", 431, f"more than {MAX_NUM_HEADERS} header lines"
+    TOO_MANY_HEADERS = "too_many_headers", 431, f"more than {MAX_HEADERS} header lines"
     TOO_LONG = "too_long", 431, f"a request longer than {MAX_REQUEST} bytes: mostly cookies that have grown"
     # A request, but no opening handshake.
     METHOD = "method", 405, "a method other than GET"

@@ -9,10 +9,11 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
+import websockets.http11
 import websockets.protocol
 
 import wsd
-from wsd.codes import Close, ErrorCode, HandshakeReason, Reaction, TokenReason
+from wsd.codes import MAX_HEADERS, MAX_LINE, Close, ErrorCode, HandshakeReason, Reaction, TokenReason
 
 HOUSE = Path(wsd.__file__).parent
 
@@ -51,6 +52,10 @@ def test_every_close_code_is_sent_by_wsd_or_by_the_library_and_every_one_that_is
         for name in mentioned("CloseCode", [ast.Module([ast.Expr(call) for call in fails], [])]) - {"ABNORMAL_CLOSURE"}
     }
     assert sent | {Close[name].value for name in raised(Close)} == set(Close)
+
+
+def test_the_limits_of_a_handshake_are_those_of_the_library() -> None:
+    assert (MAX_LINE, MAX_HEADERS) == (websockets.http11.MAX_LINE_LENGTH, websockets.http11.MAX_NUM_HEADERS)
 
 
 def test_the_two_clients_in_the_papers_stop_where_a_client_should() -> None:

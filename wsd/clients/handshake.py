@@ -26,10 +26,10 @@ from websockets.exceptions import (
     RequestLineTooLong,
     TooManyHeaders,
 )
-from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request, Response
+from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from wsd.codes import MAX_REQUEST, HandshakeReason
+from wsd.codes import MAX_HEADERS, MAX_LINE, MAX_REQUEST, HandshakeReason
 from wsd.errors import HandshakeError
 
 __all__ = ["RETRY_AFTER", "Accepted", "Handshake", "RequestHead"]
@@ -188,9 +188,9 @@ class RequestHead:
         line = head.rfind(b"\n") + 1  # where the last line begins
         if line and not _REQUEST_LINE.match(head):
             raise HandshakeError(HandshakeReason.NOT_HTTP)
-        if len(head) - line > MAX_LINE_LENGTH:
+        if len(head) - line > MAX_LINE:
             raise HandshakeError(HandshakeReason.HEADER_TOO_LONG if line else HandshakeReason.URI_TOO_LONG)
-        if head.count(b"\n") > MAX_NUM_HEADERS + 1:
+        if head.count(b"\n") > MAX_HEADERS + 1:
             raise HandshakeError(HandshakeReason.TOO_MANY_HEADERS)
         if len(head) > MAX_REQUEST:
             raise HandshakeError(HandshakeReason.TOO_LONG)
