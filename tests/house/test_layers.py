@@ -17,9 +17,9 @@ ROOT = Path(wsd.__file__).parent
 
 # A room is a module or a package, whose modules are its own affair.
 LAYERS = (
-    {"codes", "backoff", "pipe", "slices", "systemd", "source", "tls"},
+    {"codes", "backoff", "pipe", "slices", "source", "tls"},
     {"errors"},
-    {"logs", "descriptors", "sockets", "protocol", "deployment"},
+    {"logs", "descriptors", "sockets", "systemd", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},
     {"config", "delivery", "redis"},
     {"admin", "authenticator", "clients", "reload"},

@@ -1,21 +1,28 @@
-"""Tests of what systemd is told, and of the unit that makes it listen."""
+"""Tests of what systemd is told, of the sockets that it passes, and of the units."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import ROOT
 from tests.lib.waiting import PATIENCE
+from wsd import systemd
 from wsd.config import Settings
-from wsd.systemd import notify
+from wsd.errors import StartupError
+from wsd.systemd import Listening, assign, notify, watchdog_interval
 
 UNIT = ROOT / "systemd" / "wsd.service"
 
@@ -64,6 +71,178 @@ def test_a_reader_that_never_comes_is_not_waited_for(
     monkeypatch.setattr("wsd.systemd.PATIENCE", 0.01)
     # The kernel queues net.unix.max_dgram_qlen datagrams, 10 or 512, for it.
     assert not all(notify("STATUS=busy") for _ in range(100_000))
+
+
+@pytest.fixture
+def told(receiver: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    receiver.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    return lambda: receiver.recv(4096).decode()
+
+
+def test_the_states_of_a_life(told: Callable[[], str]) -> None:
+    states = {
+        "READY=1\nSTATUS=2 workers": lambda: systemd.ready("2 workers"),
+        "READY=1": systemd.ready,
+        "STATUS=a b": lambda: systemd.status("a\nb"),
+        "STOPPING=1\nSTATUS=\\ud800 X=1": lambda: systemd.stopping("\ud800\nX=1"),
+        "EXTEND_TIMEOUT_USEC=1500000": lambda: systemd.extend_timeout(1.5),
+        "WATCHDOG=1": systemd.watchdog,
+    }
+    for state, say in states.items():
+        assert say()
+        assert told() == state
+
+
+def test_a_reload_has_the_time_of_its_beginning(told: Callable[[], str]) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert systemd.reloading("the settings are read")
+    state, moment, status = told().split("\n")
+    assert (state, status) == ("RELOADING=1", "STATUS=the settings are read")
+    name, _, usec = moment.partition("=")
+    assert name == "MONOTONIC_USEC"
+    assert before <= int(usec) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "interval"),
+    [
+        ("30000000", None, 15.0),
+        ("30000000", "ours", 15.0),
+        ("30000000", "1", None),
+        ("0", None, None),
+        ("", None, None),
+        ("-1", None, None),
+        ("30s", None, None),
+        ("\N{ARABIC-INDIC DIGIT THREE}", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_sign_of_life_is_due_twice_in_the_time_that_the_unit_gives(
+    usec: str | None, pid: str | None, interval: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "ours" else pid)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert watchdog_interval() == interval
+
+
+# listen_sockets()
+
+TAKE = """
+import json, os, sys
+from wsd.errors import StartupError
+from wsd.systemd import listen_sockets
+
+os.environ["LISTEN_PID"] = os.environ["LISTEN_PID"].replace("ours", str(os.getpid()))
+try:
+    taken = listen_sockets()
+except StartupError as exc:
+    sys.exit(str(exc))
+print(json.dumps({
+    "names": [name for name, _ in taken],
+    "addresses": [sock.getsockname() for _, sock in taken],
+    "kept": [sock.get_inheritable() or sock.getblocking() for _, sock in taken],
+    "environment": [name for name in os.environ if name.startswith("LISTEN_")],
+    "again": len(listen_sockets()),
+}))
+"""
+
+
+def take(*passed: socket.socket | int, names: str | None = None, pid: str = "ours") -> Any:
+    """Take sockets in a process of its own, to which they are passed as systemd would; its text on failure."""
+    numbers = [one if isinstance(one, int) else one.fileno() for one in passed]
+    # Two steps, because one would overwrite numbers that are still to be copied.
+    safe = " ".join(f"{100 + place}<&{number}" for place, number in enumerate(numbers))
+    last = " ".join(f"{3 + place}<&{100 + place} {100 + place}<&-" for place, _ in enumerate(numbers))
+    environment = {"LISTEN_PID": pid, "LISTEN_FDS": str(len(numbers))}
+    if names is not None:
+        environment["LISTEN_FDNAMES"] = names
+    done = subprocess.run(
+        ["bash", "-c", f'exec {safe} && exec {last} && exec "$@"', "bash", sys.executable, "-c", TAKE],
+        env=os.environ | environment,
+        pass_fds=[number for number in numbers if number >= 0],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., socket.socket]]:
+    with ExitStack() as stack:
+
+        def make(
+            family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, address: Any = None, *, listens: bool = True
+        ) -> socket.socket:
+            sock = stack.enter_context(socket.socket(family, kind))
+            sock.bind(address or (("::1", 0) if family == socket.AF_INET6 else ("127.0.0.1", 0)))
+            if listens and kind == socket.SOCK_STREAM:
+                sock.listen()
+            return sock
+
+        yield make
+
+
+def test_passed_sockets_are_taken_once_and_with_their_names(make: Callable[..., socket.socket]) -> None:
+    first, second = make(), make(socket.AF_INET6)
+    taken = take(first, second, names="clients:admin")
+    assert taken["names"] == ["clients", "admin"]
+    assert taken["addresses"] == [list(sock.getsockname()) for sock in (first, second)]
+    assert taken["kept"] == [False, False]
+    assert (taken["environment"], taken["again"]) == ([], 0)
+
+
+@pytest.mark.parametrize("names", [None, "", "clients"])
+def test_sockets_may_have_no_names(names: str | None, make: Callable[..., socket.socket]) -> None:
+    taken = take(make(), make(), names=names)
+    assert taken["names"] == [names or "", ""]
+
+
+def test_what_was_passed_to_another_process_is_left_alone(make: Callable[..., socket.socket]) -> None:
+    taken = take(make(), pid="1")
+    assert (taken["names"], taken["environment"]) == ([], [])
+
+
+def test_what_does_not_listen_on_tcp_is_refused_with_what_to_do(
+    make: Callable[..., socket.socket], tmp_path: Path
+) -> None:
+    with (tmp_path / "file").open("w") as file:
+        unfit: list[tuple[socket.socket | int, str]] = [
+            (make(kind=socket.SOCK_DGRAM), "is not TCP"),
+            (make(socket.AF_UNIX, address=str(tmp_path / "socket")), "is a Unix socket"),
+            (make(listens=False), "does not listen"),
+            (file.fileno(), "is no socket"),
+        ]
+        for passed, fault in unfit:
+            said = take(make(), passed)
+            assert said.startswith("descriptor 4, which systemd passed (LISTEN_FDS), ")
+            assert fault in said
+            assert "ListenStream=" in said
+
+
+def test_a_number_of_sockets_that_is_not_true_is_refused() -> None:
+    environment = os.environ | {"LISTEN_PID": "ours", "LISTEN_FDS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", TAKE], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.stderr.startswith("descriptor 3, which systemd passed (LISTEN_FDS), is not open; ")
+
+
+def test_sockets_are_told_apart_by_name_and_else_by_port(make: Callable[..., socket.socket]) -> None:
+    first, second, third = make(), make(), make(socket.AF_INET6)
+    port, admin_port = (sock.getsockname()[1] for sock in (first, second))
+    named = [Listening("admin", first), Listening("clients", second), Listening("clients", third)]
+    assert assign(named, port, admin_port) == ([second, third], [first])
+    unnamed = [Listening("wsd.socket", second), Listening("", first)]
+    assert assign(unnamed, port, admin_port) == ([first], [second])
+    assert assign([], port, admin_port) == ([], [])
+    with pytest.raises(StartupError, match=r"neither port \(1\) nor admin_port \(2\).* FileDescriptorName=clients or "):
+        assign(unnamed, 1, 2)
 
 
 # The unit
