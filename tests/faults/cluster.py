@@ -3,107 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
-import hiredis
 from redis.crc import key_slot
 
-from tests.faults.ledger import Message, Route, Server, fate
 from tests.faults.scene import TOPICS, Fault, with_many_topics
 from tests.faults.watch import ObservedDaemon
-from tests.lib.pipe import Pipe, ask
+from tests.lib.routes import Message, Route, Server, ToOwners
 from tests.lib.servers import redis_version
 from tests.lib.topologies import ClusterOfSix, Node
 from tests.lib.waiting import until
 
 __all__ = ["FAULTS", "HEAVY", "ClusterStage", "open_stage"]
-
-PATIENCE = 0.3
-"""Seconds that the publisher waits for an answer before it takes a node for frozen."""
-
-SHUNNED = 0.5
-"""Seconds that the publisher leaves such a node alone."""
-
-ASK = 0.05
-"""Seconds between two questions of the publisher who the owners are, while a node is away."""
-
-
-class ToOwners:
-    """Publishes each message at the master of its slot."""
-
-    def __init__(self, cluster: ClusterOfSix) -> None:
-        self._ports = [node.port for node in cluster.nodes]
-        self._owners = cluster.owners()
-        self._pipes: dict[int, Pipe] = {}
-        self._shunned: dict[int, float] = {}  # ports of nodes that are away, and until when
-        self._asked_at = 0.0
-
-    def publish(self, batch: Sequence[Message]) -> list[bool | None]:
-        """Publish; say of each message whether Redis has accepted it, None if nobody knows."""
-        self._refresh()
-        fates = self._publish(batch)
-        moved = [message for message in batch if fates[message] is MOVED]
-        fates |= self._publish(moved)
-        return [None if fates[message] is None else fates[message] is True for message in batch]
-
-    def _publish(self, batch: Iterable[Message]) -> dict[Message, object]:
-        shares: dict[int, list[Message]] = {}
-        for message in batch:
-            shares.setdefault(self._owners[key_slot(message[0].encode())], []).append(message)
-        fates: dict[Message, object] = {}
-        for port, share in shares.items():
-            fates |= self._publish_at(port, share)
-        return fates
-
-    def _publish_at(self, port: int, share: Sequence[Message]) -> Mapping[Message, object]:
-        if self._is_shunned(port):
-            return dict.fromkeys(share, False)
-        try:
-            pipe = self._pipes.get(port) or self._pipes.setdefault(port, Pipe(port, patience=PATIENCE))
-        except OSError:
-            self._shun(port)
-            return dict.fromkeys(share, False)
-        replies = pipe.run([("SPUBLISH", *message) for message in share])
-        if None in replies:
-            self._shun(port)
-        return {message: self._read(reply) for message, reply in zip(share, replies, strict=True)}
-
-    def _read(self, reply: object) -> object:
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("MOVED "):
-            _, slot, place = str(reply).split(" ")
-            self._owners[int(slot)] = int(place.rsplit(":", 1)[1])
-            return MOVED
-        return fate(reply)
-
-    def _shun(self, port: int) -> None:
-        self._shunned[port] = time.monotonic() + SHUNNED
-        if (pipe := self._pipes.pop(port, None)) is not None:
-            pipe.close()
-
-    def _is_shunned(self, port: int) -> bool:
-        return self._shunned.get(port, 0.0) > time.monotonic()
-
-    def _refresh(self) -> None:
-        """While a node is away, ask another one who owns what."""
-        now = time.monotonic()
-        if now - self._asked_at < ASK or not any(map(self._is_shunned, self._ports)):
-            return
-        self._asked_at = now
-        port = next((port for port in self._ports if not self._is_shunned(port)), 0)
-        try:
-            ranges = ask(port, "CLUSTER", "SLOTS", patience=PATIENCE)
-        except (hiredis.HiredisError, OSError):
-            self._shun(port)
-            return
-        for first, last, master, *_ in ranges:
-            self._owners[first : last + 1] = [int(master[1])] * (last + 1 - first)
-
-    def close(self) -> None:
-        """Close the connections."""
-        for pipe in self._pipes.values():
-            pipe.close()
 
 
 class ToAny:
@@ -129,10 +41,6 @@ class ToAny:
     def close(self) -> None:
         """Close the connection."""
         self._server.close()
-
-
-MOVED = "moved"
-"""What becomes of a message that is published at the wrong node: it is published again."""
 
 
 class ClusterStage:
@@ -168,7 +76,9 @@ class ClusterStage:
 
     def route(self) -> Route:
         """Sharded messages are published at the masters, others at any node."""
-        return ToAny(self.cluster, self.replica) if self.classic else ToOwners(self.cluster)
+        return (
+            ToAny(self.cluster, self.replica) if self.classic else ToOwners([node.port for node in self.cluster.nodes])
+        )
 
 
 @asynccontextmanager

@@ -22,13 +22,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from tests.lib.clients import PING, PONG, TEXT, Client
-from tests.lib.pipe import Pipe
+from tests.lib.routes import Route
 from tests.lib.waiting import eventually
 
-__all__ = ["Books", "Idler", "Listener", "Publisher", "Route", "Server", "Stretch", "balance"]
+__all__ = ["GAP", "Books", "Idler", "Listener", "Publisher", "Stretch", "balance"]
 
 TICK = 0.01
 """Seconds between two batches of messages."""
@@ -46,56 +46,12 @@ PORTION = 1000
 IDLE = 0.02
 """Seconds that an idler does not read. The kernel keeps some megabytes meanwhile."""
 
-Message = tuple[str, bytes]
-"""Channel and payload."""
-
 Stretch = tuple[float, float]
 """When something happened, on the monotonic clock: not before the first and not after the second. On a busy machine
 seconds may lie between them, and nobody knows more."""
 
 
 # Publishing.
-
-
-class Route(Protocol):
-    """Where to publish."""
-
-    def publish(self, batch: Sequence[Message]) -> list[bool | None]:
-        """Publish; say of each message whether Redis has accepted it, None if nobody knows."""
-
-    def close(self) -> None:
-        """Close the connections."""
-
-
-class Server:
-    """One Redis that stays where it is. A frozen one is waited for."""
-
-    def __init__(self, port: int, login: Sequence[str] = ()) -> None:
-        self._port = port
-        self._login = login
-        self._pipe: Pipe | None = None
-
-    def publish(self, batch: Sequence[Message]) -> list[bool | None]:
-        """Publish; say of each message whether Redis has accepted it, None if nobody knows."""
-        try:
-            pipe = self._pipe = self._pipe or Pipe(self._port, self._login)
-        except OSError:
-            return [False] * len(batch)
-        fates = list(map(fate, pipe.run([("PUBLISH", *message) for message in batch])))
-        if fates != [True] * len(batch):
-            self.close()  # for the next to log in anew
-        return fates
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
-
-
-def fate(reply: object) -> bool | None:
-    """Whether a reply to PUBLISH says that the message was accepted."""
-    return None if reply is None else isinstance(reply, int)
 
 
 @dataclass

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.faults.ledger import Route, Server
 from tests.faults.scene import Fault
 from tests.faults.single import SingleStage, freeze, kill, start, thaw
+from tests.lib.routes import Route, Server
 from tests.lib.servers import RedisServer
 
 __all__ = ["FAULTS", "open_stage"]

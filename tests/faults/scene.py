@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Generic, Protocol, TypeVar
 
-from tests.faults.ledger import GAP, Balance, Idler, Listener, Publisher, Route, balance
+from tests.faults.ledger import GAP, Balance, Idler, Listener, Publisher, balance
 from tests.faults.watch import Holdings, ObservedDaemon, Watch, near
+from tests.lib.routes import Route
 from tests.lib.waiting import eventually
 
 __all__ = ["CLIENTS", "HEARTBEAT", "TOPICS", "Fault", "Row", "Scene", "Stage", "measure", "with_many_topics"]

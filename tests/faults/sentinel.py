@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from tests.faults.ledger import Message, Route, fate
 from tests.faults.scene import HEARTBEAT, TOPICS, Fault
 from tests.faults.watch import ObservedDaemon
-from tests.lib.pipe import Pipe
+from tests.lib.routes import Route, ToMaster
 from tests.lib.topologies import SentinelTrio
 from tests.lib.waiting import until
 
 __all__ = ["FAULTS", "SentinelStage", "open_stage"]
-
-ASK = 0.05
-"""Seconds between two questions of the publisher who the master is."""
-
-PATIENCE = 0.3
-"""Seconds that the publisher waits for an answer to PUBLISH before it takes a server for frozen."""
 
 LEAVE_BOUND = 2 * HEARTBEAT + 3.0
 """Seconds from the decision of the Sentinels until the daemon has healed: the design promises to leave the former
@@ -28,47 +20,6 @@ master within two heartbeats, the rest is for a busy machine."""
 
 DECIDE_BOUND = 15.0
 """Seconds from the fault until it is noticed, if that takes a decision of the Sentinels."""
-
-
-class ToMaster:
-    """Publishes at the master that the Sentinels name."""
-
-    def __init__(self, trio: SentinelTrio) -> None:
-        self._trio = trio
-        self._port = 0
-        self._asked_at = 0.0
-        self._pipe: Pipe | None = None
-
-    def publish(self, batch: Sequence[Message]) -> list[bool | None]:
-        """Publish; say of each message whether Redis has accepted it, None if nobody knows."""
-        self._follow()
-        try:
-            pipe = self._pipe = self._pipe or Pipe(self._port, patience=PATIENCE)
-        except OSError:
-            return [False] * len(batch)
-        fates = list(map(fate, pipe.run([("PUBLISH", *message) for message in batch])))
-        if None in fates:
-            self.close()
-        return fates
-
-    def _follow(self) -> None:
-        now = time.monotonic()
-        if now - self._asked_at < ASK:
-            return
-        self._asked_at = now
-        try:
-            port = self._trio.master_port()
-        except AssertionError:
-            return  # no Sentinel answers: all stays as it is
-        if port != self._port:
-            self.close()
-            self._port = port
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
 
 
 class SentinelStage:
@@ -99,7 +50,7 @@ class SentinelStage:
 
     def route(self) -> Route:
         """Messages are published at the master."""
-        return ToMaster(self.trio)
+        return ToMaster([sentinel.port for sentinel in self.trio.sentinels])
 
 
 @asynccontextmanager

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import redis
 
 from tests.faults import names
-from tests.faults.ledger import Route, Server
 from tests.faults.scene import TOPICS, Fault, with_many_topics
 from tests.faults.watch import ObservedDaemon
 from tests.lib.pipe import Pipe
 from tests.lib.proxy import Direction, Flow, Proxy
+from tests.lib.routes import Route, Server
 from tests.lib.servers import RedisServer, redis_version
 
 __all__ = ["FAULTS", "HEAVY", "LEAKS", "SingleStage"]

@@ -15,12 +15,13 @@ import pytest
 
 from bench.processes import free_port
 from tests.faults import scene, suite
-from tests.faults.ledger import GAP, Balance, Books, Listener, Publisher, Server, balance
+from tests.faults.ledger import GAP, Balance, Books, Listener, Publisher, balance
 from tests.faults.scene import TOPICS, Fault, Row, measure, nothing
 from tests.faults.single import SingleStage, at_redis
 from tests.faults.table import render
 from tests.faults.watch import ObservedDaemon, Sample, Watch, near
 from tests.lib.proxy import Flow, Proxy, end_of_reply
+from tests.lib.routes import Server
 from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import eventually
 from wsd.redis import link as link_module

@@ -22,7 +22,15 @@ from tests.lib.pipe import ask
 from tests.lib.servers import RedisServer, Sentinel
 from tests.lib.waiting import until
 
-__all__ = ["SLOTS", "ClusterOfSix", "ClusterOfThree", "SentinelTrio", "redis_cli"]
+__all__ = [
+    "SLOTS",
+    "ClusterOfSix",
+    "ClusterOfThree",
+    "SentinelTrio",
+    "newest_master",
+    "redis_cli",
+    "slot_owners",
+]
 
 SLOTS = 16_384
 
@@ -75,12 +83,27 @@ class Watcher(Sentinel):
         """Run one command; a Sentinel that is away or frozen is soon given up."""
         return ask(self.port, *command)
 
-    def master(self) -> tuple[int, int]:
-        """Which election made the master, as a number that grows, and the master's port."""
-        fields = dict(_pairs(self("SENTINEL", "MASTER", MASTER)))
-        port = int(self("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1])
-        # A failover that is under way is told by the address, and not yet by the fields.
-        return int(fields["config-epoch"]) + (port != int(fields["port"])), port
+
+def newest_master(sentinels: Iterable[int]) -> int:
+    """The port of the master, as the latest election has it: one Sentinel knows it before the others do.
+
+    Args:
+        sentinels: the ports of the Sentinels; some may be away.
+    """
+    said = []
+    for port in sentinels:
+        with suppress(hiredis.HiredisError, OSError):
+            said.append(_master(port))
+    assert said, "no Sentinel answers"
+    return max(said)[1]
+
+
+def _master(sentinel: int) -> tuple[int, int]:
+    """Which election made the master, as a number that grows, and the master's port."""
+    fields = dict(_pairs(ask(sentinel, "SENTINEL", "MASTER", MASTER)))
+    port = int(ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1])
+    # A failover that is under way is told by the address, and not yet by the fields.
+    return int(fields["config-epoch"]) + (port != int(fields["port"])), port
 
 
 def _pairs(flat: Any) -> Iterable[tuple[str, str]]:
@@ -144,13 +167,8 @@ class SentinelTrio:
         return f"redis+sentinel://{hosts}/{self.name}"
 
     def master_port(self) -> int:
-        """The port of the master, as the latest election has it: one Sentinel knows it before the others do."""
-        said = []
-        for sentinel in self.sentinels:
-            with suppress(hiredis.HiredisError, OSError):
-                said.append(sentinel.master())
-        assert said, "no Sentinel answers"
-        return max(said)[1]
+        """The port of the master."""
+        return newest_master(sentinel.port for sentinel in self.sentinels)
 
     def master(self) -> Replicated:
         """The master."""
@@ -233,7 +251,7 @@ class Node(RedisServer):
 
     def nodes(self) -> list[list[str]]:
         """What it knows of all nodes: the fields of each line of CLUSTER NODES."""
-        return [line.split(" ") for line in str(self.tell("CLUSTER", "NODES")).splitlines()]
+        return _nodes(self.port)
 
 
 class ClusterOfSix:
@@ -263,15 +281,8 @@ class ClusterOfSix:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[::2])
 
     def owners(self) -> list[int]:
-        """The port of the master of each slot, as the newest of the claims that the living nodes know of."""
-        owners, epochs = [0] * SLOTS, [-1] * SLOTS
-        for node in self.nodes:
-            with suppress(hiredis.HiredisError, OSError):
-                for port, epoch, slots in _claims(node.nodes()):
-                    for slot in slots:
-                        if epoch > epochs[slot]:
-                            owners[slot], epochs[slot] = port, epoch
-        return owners
+        """The port of the master of each slot."""
+        return slot_owners([node.port for node in self.nodes])
 
     def owner(self, channel: str) -> Node:
         """The master of a channel's slot."""
@@ -344,6 +355,26 @@ class ClusterOfSix:
         if len(masters) != 3 or sorted(masters) != sorted(followed):
             return None
         return sorted((fields[0], fields[3], fields[8:]) for fields in lines)
+
+
+def slot_owners(ports: Iterable[int]) -> list[int]:
+    """The port of the master of each slot, as the newest of the claims that the living nodes know of.
+
+    Args:
+        ports: those of the nodes; some may be away.
+    """
+    owners, epochs = [0] * SLOTS, [-1] * SLOTS
+    for node in ports:
+        with suppress(hiredis.HiredisError, OSError):
+            for port, epoch, slots in _claims(_nodes(node)):
+                for slot in slots:
+                    if epoch > epochs[slot]:
+                        owners[slot], epochs[slot] = port, epoch
+    return owners
+
+
+def _nodes(port: int) -> list[list[str]]:
+    return [line.split(" ") for line in str(ask(port, "CLUSTER", "NODES")).splitlines()]
 
 
 def _claims(lines: Iterable[Sequence[str]]) -> Iterable[tuple[int, int, list[int]]]:
