@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
-from bench.measure.machine import cpu_seconds, descendants, descriptors, memory_bytes, peak_bytes, threads
+from bench.measure.machine import descendants, descriptors, family_cpu_seconds, memory_bytes, peak_bytes, threads
 from bench.processes import ROOT, Program, free_port, plain_environment, redis_executable
 from bench.servers.profiler import Profiler
 
@@ -43,6 +43,7 @@ class Process:
         self._directory = Path(tempfile.mkdtemp(prefix="wsd-bench-"))
         self._program: Program | None = None
         self._profiler: Profiler | None = None
+        self._cpu = 0.0  # seconds that it had used when that was asked last
 
     def command(self) -> list[str]:
         """The command line."""
@@ -130,15 +131,22 @@ class Process:
         if self._program is not None:
             self._program.terminate(self.ending)
             self._program = None
+            self._cpu = 0.0
 
     @property
     def pids(self) -> list[int]:
-        """Its processes, as they are now: nginx serves before it has started those that do the work."""
+        """Its main process and those that it has started, as they are now.
+
+        They change: nginx serves before it has started those that do the work, and a supervisor replaces its workers.
+        """
         return descendants(self._program.pid) if self._program else []
 
     def cpu(self) -> float:
-        """CPU seconds that it has used."""
-        return cpu_seconds(self.pids)
+        """CPU seconds that it has used since it was started, with all processes that it has, and has had."""
+        if self._program is not None:
+            # What a child used is rounded when it ends, so the sum may fall by a tick or two.
+            self._cpu = max(self._cpu, family_cpu_seconds(self._program.pid))
+        return self._cpu
 
     def memory(self) -> int:
         """Bytes of memory that it uses."""
