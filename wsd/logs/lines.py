@@ -15,12 +15,21 @@ MAX_FIELD = 1024
 
 
 class TextFormatter(logging.Formatter):
-    """One line; a traceback stands below it, indented, so that nothing in it can pass for a line of the log."""
+    """One line; a traceback stands below it, indented, so that nothing in it can pass for a line of the log.
+
+    Args:
+        timed: whether a line begins with the time. The journal has a time of its own for each entry.
+    """
+
+    def __init__(self, *, timed: bool = True) -> None:
+        super().__init__()
+        self._timed = timed
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record as time, level, logger and message."""
-        time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')},{int(record.msecs):03d}"
-        line = f"{time} {record.levelname:7} {record.name}: {printable(_cut(record.getMessage()))}"
+        line = f"{record.levelname:7} {record.name}: {printable(_cut(record.getMessage()))}"
+        if self._timed:
+            line = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')},{int(record.msecs):03d} {line}"
         if record.exc_info:
             traceback = _cut(self.formatException(record.exc_info))
             line = "\n  ".join((line, *map(printable, traceback.split("\n"))))

@@ -11,6 +11,7 @@ import warnings
 from types import TracebackType
 from typing import Any
 
+from wsd.logs.journal import is_journal, with_priority
 from wsd.logs.lines import JSONFormatter, TextFormatter
 from wsd.logs.outlet import Outlet
 
@@ -27,13 +28,30 @@ EXIT_PATIENCE = 1.0
 
 
 class _Handler(logging.Handler):
-    """Formats a line where it is logged, because its arguments may change later, and lets a thread write it."""
+    """Formats a line where it is logged, because its arguments may change later, and lets a thread write it.
 
-    def __init__(self, formatter: logging.Formatter) -> None:
+    Args:
+        format: ``text`` or ``json``.
+    """
+
+    def __init__(self, format: str) -> None:
         super().__init__()
+        stderr = _stderr()
+        self._journal = is_journal(stderr)  # whether the journal reads it
+        self._json = format == "json"
+        formatter = JSONFormatter() if self._json else TextFormatter(timed=not self._journal)
         formatter.converter = time.gmtime
         self.setFormatter(formatter)
-        self.outlet = Outlet(_stderr(), self._loss)
+        self.outlet = Outlet(stderr, self._loss)
+
+    def say(self, line: str) -> None:
+        """Write a line of the command line. Text stays as it is in commands that have no log."""
+        if self._json:
+            record = _record(logging.ERROR, line)
+            record.name = "wsd"
+            self.handle(record)
+        else:
+            self.outlet.put(self._finish(f"wsd: {line}", logging.ERROR))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -53,7 +71,12 @@ class _Handler(logging.Handler):
         self.outlet.close()
 
     def _encode(self, record: logging.LogRecord) -> bytes:
-        return self.format(record).encode(errors="backslashreplace") + b"\n"
+        return self._finish(self.format(record), record.levelno)
+
+    def _finish(self, text: str, level: int) -> bytes:
+        if self._journal:
+            text = with_priority(text, level)
+        return text.encode(errors="backslashreplace") + b"\n"
 
     def _loss(self, number: int, reason: str) -> bytes:
         record = _record(logging.WARNING, f"{number} lines of the log were lost here, because {reason}")
@@ -79,12 +102,15 @@ _handler: _Handler | None = None  # the log of this process
 def setup(level: str, format: str) -> None:
     """Log to standard error. No line waits for its reader; the last ones are written at the end of the process.
 
+    Where standard error is systemd's journal, each line has its priority in front, JSON objects too: the journal takes
+    it off again, and `journalctl -p warning` finds what somebody should look at.
+
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         format: ``text`` or ``json``.
     """
     global _handler  # noqa: PLW0603 - there is one log in a process, as in the library
-    _handler = _Handler(JSONFormatter() if format == "json" else TextFormatter())
+    _handler = _Handler(format)
     logging.basicConfig(handlers=[_handler], force=True)
     # At INFO the library logs every open and close, at DEBUG paths, headers and payloads, tokens included.
     logging.getLogger("websockets").setLevel(logging.WARNING)
@@ -109,12 +135,7 @@ def say(line: str) -> bool:
     """
     if _handler is None:
         return False
-    if isinstance(_handler.formatter, JSONFormatter):
-        record = _record(logging.ERROR, line)
-        record.name = "wsd"
-        _handler.handle(record)
-    else:
-        _handler.outlet.put(f"wsd: {line}\n".encode(errors="backslashreplace"))
+    _handler.say(line)
     return True
 
 
