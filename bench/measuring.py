@@ -264,8 +264,17 @@ def _of_restart(result: Result) -> list[str]:
     ]
 
 
+def _of_feeding(result: Result) -> list[str]:
+    return [
+        f"{result['subscribers']:g} subscribers",
+        f"{result['cpu_per_message_us']:.1f} µs CPU of Redis per message",
+        f"{result['shares']['redis']:.0%} of its core",
+    ]
+
+
 _SUMMARIES: dict[str, Callable[[Result], list[str]]] = {
     "burst": _of_burst,
+    "feeding": _of_feeding,
     "restart": _of_restart,
     "storm": _of_storm,
     "standing": _of_storm,

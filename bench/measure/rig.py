@@ -29,12 +29,19 @@ class Reading:
 
 
 class Rig:
-    """A server, a Redis and a generator that belong together."""
+    """A server, a Redis and a generator that belong together.
 
-    def __init__(self, kind: type[Server], cores: Cores) -> None:
+    Args:
+        kind: the server.
+        cores: which cores are for whom.
+        topics: that will be published.
+    """
+
+    def __init__(self, kind: type[Server], cores: Cores, topics: int = 1) -> None:
         self.cores = cores
         self.redis = RedisServer(cores.load)
         self.server = kind(self.redis, cores.server)
+        self.server.topics = topics
         self._shard: Shard | None = None
 
     def __enter__(self) -> Rig:

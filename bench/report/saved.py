@@ -186,6 +186,12 @@ class _Restart(_Result):
     cpu_per_return_us: float
 
 
+class _Feeding(_Result):
+    subscribers: float
+    cpu_per_message_us: float
+    shares: _Shares
+
+
 class _Goal(_Part):
     work: str
     measure: str
@@ -217,7 +223,7 @@ class _Cores(_Part):
     load: list[int]
 
 
-_KINDS = {"fan-out", "storm", "standing", "restart", "soak", "burst", "other"}
+_KINDS = {"fan-out", "storm", "standing", "restart", "soak", "burst", "feeding", "other"}
 
 
 def _kind(result: Any) -> str:
@@ -240,6 +246,7 @@ class _Document(_Part):
             | Annotated[_Restart, Tag("restart")]
             | Annotated[_Soak, Tag("soak")]
             | Annotated[_Burst, Tag("burst")]
+            | Annotated[_Feeding, Tag("feeding")]
             | Annotated[_Result, Tag("other")],
             Discriminator(_kind),
         ]

@@ -9,18 +9,22 @@ The model has three parts, each measured at one connection count and taken to ho
 
 A worker is planned half full, so that a storm of reconnects and a replica's failure find room. How far the model is off
 is told by the runs that it was not made from: other connection counts.
+
+Beside it stands the core of Redis, which no worker adds to: a message costs it something once, and something for each
+worker that wants it (:class:`Feed`). That is a line through what was measured with bare subscribers, and the runs with
+real workers tell how far it is off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, exp, log
-from statistics import median
+from math import ceil, exp, floor, log
+from statistics import linear_regression, median
 
 from bench.measure.work import Result
 
-__all__ = ["HALF", "Check", "Model", "table"]
+__all__ = ["HALF", "Check", "Feed", "Model", "table"]
 
 HALF = 0.5
 """Share of a core that a worker is planned to use."""
@@ -30,6 +34,9 @@ FULL = 0.9
 
 BASE = 1000
 """Connections of the runs that the model is made from."""
+
+PUBLISHED = (100.0, 1_000.0, 5_000.0, 10_000.0, 20_000.0)
+"""Messages per second, over all topics, for which it is told how many workers one Redis feeds."""
 
 FLEETS = (
     (1_000, 100.0, 100),
@@ -120,6 +127,46 @@ class Model:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What a message costs the core of Redis, in microseconds."""
+
+    once: float  # however many subscribers it has
+    each: float  # for each of them
+    points: Mapping[float, float]  # what that was made from: the cost of a message by its subscribers
+
+    @classmethod
+    def fit(cls, results: Sequence[Result]) -> Feed | None:
+        """Make the model from a run's results; None if it hasn't measured that with two numbers of subscribers."""
+        bare = [result for result in _fed(results) if result["server"].startswith("links-")]
+        if not bare:
+            return None
+        # More topics cost more, and a slower pace lets less be done at a time: so the dearest load that was measured.
+        load = max((result["load"]["topics"], -result["load"]["rate"]) for result in bare)
+        found: dict[float, list[float]] = {}
+        for result in bare:
+            if (result["load"]["topics"], -result["load"]["rate"]) == load:
+                found.setdefault(result["subscribers"], []).append(result["cpu_per_message_us"])
+        points = {subscribers: median(costs) for subscribers, costs in sorted(found.items())}
+        if len(points) < 2:
+            return None
+        line = linear_regression(list(points), list(points.values()))
+        return cls(line.intercept, line.slope, points)
+
+    def cost(self, workers: float) -> float:
+        """Microseconds of Redis's core for a message that so many workers want."""
+        return self.once + self.each * workers
+
+    def workers(self, rate: float, share: float = HALF) -> int:
+        """How many workers, each of which wants every message, keep a core of Redis as busy as a share of it.
+
+        Args:
+            rate: messages per second that are published, over all topics.
+            share: of the core.
+        """
+        return max(floor((share * 1e6 / rate - self.once) / self.each), 0)
+
+
 def table(results: Sequence[Result]) -> str:
     """The table and the checks, in Markdown.
 
@@ -148,7 +195,38 @@ def table(results: Sequence[Result]) -> str:
         f"| {check.measured:.2f} | {check.predicted / check.measured - 1:+.0%} |"
         for check in model.checks(results)
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_redis_table(results)])
+
+
+def _redis_table(results: Sequence[Result]) -> Iterator[str]:
+    feed = Feed.fit(results)
+    if feed is None:
+        yield "What one Redis feeds is not in this result: it is measured by --rows redis."
+        return
+    yield (
+        f"A message costs the core of Redis {feed.once:.1f} µs, and {feed.each:.1f} µs more for each worker that has a"
+        " client of its topic."
+    )
+    yield ""
+    yield "| messages/s published | workers that Redis feeds, half full | workers that fill its core |"
+    yield "| --: | --: | --: |"
+    for rate in PUBLISHED:
+        yield f"| {rate:,.0f} | {feed.workers(rate):,} | {feed.workers(rate, 1.0):,} |"
+    yield ""
+    yield "| checked on | predicted µs per message | measured | off by |"
+    yield "| --- | --: | --: | --: |"
+    for result in _fed(results):
+        if not result["server"].startswith("links-"):
+            predicted, measured = feed.cost(result["subscribers"]), result["cpu_per_message_us"]
+            load = result["load"]
+            yield (
+                f"| {result['server']}, {load['topics']:,} topics, {load['rate']:,g}/s | {predicted:.1f} "
+                f"| {measured:.1f} | {predicted / measured - 1:+.0%} |"
+            )
+
+
+def _fed(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if result["kind"] == "feeding"]
 
 
 def _plain(results: Sequence[Result], server: str) -> list[Result]:

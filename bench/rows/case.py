@@ -42,6 +42,7 @@ class Case:
     work: Work
     servers: tuple[str, ...]  # that every suite measures
     more: tuple[str, ...] = ()  # servers that only the full suite measures
+    enough: tuple[str, ...] = ()  # servers that tell whether it works; empty: all that every suite measures
     repetitions: int = 1  # at least
     repeated: tuple[str, ...] = ()  # servers that these are for; empty: all
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
@@ -57,7 +58,8 @@ class Case:
 
     def cells(self, row: str, suite: Suite) -> Iterator[Cell]:
         """What a suite measures of it."""
-        for server in self.servers + (self.more if suite.everything else ()):
+        servers = self.servers + (self.more if suite.everything else ())
+        for server in (suite.shrunk > 1 and self.enough) or servers:
             work = self.work_of(server).within(suite.windows)
             if suite.shrunk > 1:
                 work = work.shrunk(suite.shrunk)

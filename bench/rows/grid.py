@@ -17,7 +17,7 @@ from bench.servers.catalogue import SERVERS
 
 __all__ = ["CLIENTS", "PAYLOAD", "RATE", "headline"]
 
-ALL = tuple(SERVERS)
+ALL = tuple(name for name, kind in SERVERS.items() if kind.everywhere)
 
 _BASE = replace(BASE, warm_up=0.3, drain=1.0)
 

@@ -11,6 +11,7 @@ from bench.rows.burst import BURST, STALLED
 from bench.rows.case import Case, Cell, Suite
 from bench.rows.grid import CLIENTS, PAYLOAD, RATE
 from bench.rows.joined import JOINED
+from bench.rows.redis import REDIS
 from bench.rows.restart import RESTART
 from bench.rows.round import ROUND
 from bench.rows.row import Row
@@ -21,7 +22,23 @@ from bench.rows.topics import TOPICS
 
 __all__ = ["CASES", "ROWS", "SUITES", "cells", "evaluate", "in_turn"]
 
-_ROWS = (SINGLE, JOINED, ROUND, CLIENTS, PAYLOAD, TOPICS, BURST, STALLED, STORM, STANDING, RESTART, SOAK, RAMP, RATE)
+_ROWS = (
+    SINGLE,
+    JOINED,
+    ROUND,
+    CLIENTS,
+    PAYLOAD,
+    TOPICS,
+    BURST,
+    STALLED,
+    STORM,
+    STANDING,
+    RESTART,
+    REDIS,
+    SOAK,
+    RAMP,
+    RATE,
+)
 
 ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 """By name, in the order of measuring."""

@@ -1,15 +1,23 @@
-"""What is written here to be measured against: the floors, and the naive servers on Python and on Node."""
+"""What is written here to be measured against: the floors, the naive servers on Python and on Node, and bare links."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from bench.servers.server import KEY, Server
 
-__all__ = ["FloorServer", "JoinedFloorServer", "NaiveServer", "NodeServer", "TransportFloorServer"]
+__all__ = [
+    "LINKS",
+    "FloorServer",
+    "JoinedFloorServer",
+    "LinksServer",
+    "NaiveServer",
+    "NodeServer",
+    "TransportFloorServer",
+]
 
 NODE_DIRECTORY = Path(__file__).parent / "node"
 
@@ -84,3 +92,31 @@ class NodeServer(Server):
     def command(self) -> list[str]:
         """See :meth:`Process.command`."""
         return ["node", str(NODE_DIRECTORY / "server.js"), str(self.port), str(self.redis.port), KEY]
+
+
+class LinksServer(Server):
+    """links.py: no server for clients, but what workers are for Redis."""
+
+    dialect = ""
+    everywhere = False
+    links: ClassVar[int]
+
+    @classmethod
+    def absent(cls) -> str:
+        """See :meth:`Server.absent`."""
+        return ""
+
+    def command(self) -> list[str]:
+        """See :meth:`Process.command`."""
+        numbers = (self.port, self.redis.port, self.links, self.topics)
+        return [sys.executable, "-m", "bench.servers.links", *map(str, numbers)]
+
+
+def _links(count: int) -> type[LinksServer]:
+    words = "1 bare subscriber of Redis" if count == 1 else f"{count} bare subscribers of Redis"
+    members = {"name": f"links-{count}", "title": words, "links": count}
+    return cast(type[LinksServer], type(f"Links{count}Server", (LinksServer,), members))
+
+
+LINKS = tuple(map(_links, (1, 2, 4, 8)))
+"""As many workers as one message may have."""

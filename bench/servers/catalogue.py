@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from bench.servers.baselines import FloorServer, JoinedFloorServer, NaiveServer, NodeServer, TransportFloorServer
+from bench.servers.baselines import (
+    LINKS,
+    FloorServer,
+    JoinedFloorServer,
+    NaiveServer,
+    NodeServer,
+    TransportFloorServer,
+)
 from bench.servers.brokers import NatsServer, NchanServer
 from bench.servers.server import Server
-from bench.servers.wsd import WsdServer
+from bench.servers.wsd import FourWorkers, TwoWorkers, WsdServer
 
 __all__ = ["SERVERS"]
 
-SERVERS: dict[str, type[Server]] = {
-    kind.name: kind
-    for kind in (
-        WsdServer,
-        FloorServer,
-        JoinedFloorServer,
-        TransportFloorServer,
-        NaiveServer,
-        NodeServer,
-        NatsServer,
-        NchanServer,
-    )
-}
+_KINDS: tuple[type[Server], ...] = (
+    WsdServer,
+    FloorServer,
+    JoinedFloorServer,
+    TransportFloorServer,
+    NaiveServer,
+    NodeServer,
+    NatsServer,
+    NchanServer,
+    TwoWorkers,
+    FourWorkers,
+    *LINKS,
+)
+
+SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in _KINDS}
 """By name, in the order of the report."""

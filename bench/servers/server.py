@@ -24,14 +24,16 @@ class Server(Process, ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]  # for the report
-    dialect: ClassVar[str] = "wsd"  # see dialects
+    dialect: ClassVar[str] = "wsd"  # see dialects; "": it has no clients
     feed: ClassVar[str] = "redis"  # what the publisher talks to, see publisher.ENCODERS
     python: ClassVar[bool] = False  # whether py-spy can look into it
     multiplexes: ClassVar[bool] = True  # whether a connection may have several topics
+    everywhere: ClassVar[bool] = True  # whether it is measured in the rows that compare all servers
 
     def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:
         super().__init__(cores)
         self.redis = redis
+        self.topics = 1  # that will be published, for a server that must know them before its first client tells it
 
     @classmethod
     @abstractmethod

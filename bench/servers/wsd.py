@@ -6,13 +6,15 @@ import re
 import socket
 import sys
 from collections.abc import Collection
+from typing import ClassVar
 from urllib.request import urlopen
 
 from bench.processes import free_port
 from bench.servers.process import RedisServer
 from bench.servers.server import KEY, Server
+from wsd.config.settings import Settings
 
-__all__ = ["WsdServer"]
+__all__ = ["FourWorkers", "TwoWorkers", "WsdServer"]
 
 _TASKS = re.compile(rb"^wsd_tasks ([0-9.e+]+)$", re.MULTILINE)
 """The gauge of wsd's /metrics."""
@@ -24,6 +26,7 @@ class WsdServer(Server):
     name = "wsd"
     title = "wsd"
     python = True
+    workers: ClassVar[int] = 1
 
     def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:
         super().__init__(redis, cores)
@@ -45,6 +48,8 @@ class WsdServer(Server):
             "jwt-key-file": key,
             "drain-seconds": 0,
         }
+        if self.workers > 1:  # a checkout that is measured against this one may not know the flag
+            flags["workers"] = self.workers
         line = [sys.executable, "-m", "wsd", "serve"]
         return line + [part for name, value in flags.items() for part in (f"--{name}", str(value))]
 
@@ -65,3 +70,25 @@ class WsdServer(Server):
         except OSError:
             return None
         return int(float(found[1])) if found else None
+
+
+class TwoWorkers(WsdServer):
+    """wsd with two workers."""
+
+    name = "wsd-2"
+    title = "wsd, 2 workers"
+    everywhere = False
+    workers = 2
+
+    @classmethod
+    def absent(cls) -> str:
+        """See :meth:`Server.absent`."""
+        return "" if "workers" in Settings.model_fields else "this wsd has one worker"
+
+
+class FourWorkers(TwoWorkers):
+    """wsd with four workers."""
+
+    name = "wsd-4"
+    title = "wsd, 4 workers"
+    workers = 4

@@ -10,7 +10,7 @@ from bench.measure.cores import Cores
 from bench.measure.work import Load
 from bench.rows.registry import CASES, ROWS, SUITES, evaluate
 
-__all__ = ["NO_CORES", "SMALL", "document", "made_up"]
+__all__ = ["NO_CORES", "SMALL", "document", "fed", "made_up"]
 
 NO_CORES = Cores((), ())
 """The tests share the machine with others, so nothing is pinned."""
@@ -48,6 +48,30 @@ def made_up(case: str, server: str, cost: float, **load: object) -> dict[str, An
         "histogram": histogram,
         "shares": {"generator": 0.5, "publisher": 0.1, "redis": 0.1},
         "checks": {"expected": 100, "messages": 100, "lost": 0, "duplicated": 0, "out_of_order": 0},
+        "verdicts": [],
+    }
+
+
+def fed(case: str, server: str, subscribers: float, cost: float) -> dict[str, Any]:
+    """What nobody measured of Redis.
+
+    Args:
+        case: whose result it is.
+        server: the server.
+        subscribers: of each topic.
+        cost: CPU of Redis per message, in microseconds.
+    """
+    return {
+        "row": "redis",
+        "case": case,
+        "server": server,
+        "kind": "feeding",
+        "load": asdict(CASES[case].work.load),
+        "messages": 5000,
+        "subscribers": subscribers,
+        "cpu_per_message_us": cost,
+        "cpu_per_copy_us": cost / subscribers,
+        "shares": {"generator": 0.1, "publisher": 0.1, "redis": 0.1},
         "verdicts": [],
     }
 

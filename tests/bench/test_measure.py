@@ -8,6 +8,7 @@ from bench.load.histogram import Histogram
 from bench.measure.burst import Burst
 from bench.measure.cores import Busy, Cores
 from bench.measure.fan_out import FanOut
+from bench.measure.feeding import Feeding
 from bench.measure.restart import Restart
 from bench.measure.rig import Reading
 from bench.measure.soak import Soak
@@ -23,7 +24,11 @@ from tests.lib.waiting import PATIENCE
 # Against servers.
 
 
-@pytest.mark.parametrize("server", [name for name, kind in SERVERS.items() if not kind.absent()])
+SERVING = {name: kind for name, kind in SERVERS.items() if kind.dialect and not kind.absent()}
+"""The servers that clients can connect to here."""
+
+
+@pytest.mark.parametrize("server", SERVING)
 def test_fan_out_is_counted_right(server: str) -> None:
     result = FanOut(SMALL).measure(SERVERS[server], NO_CORES)
     checks = result["checks"]
@@ -36,7 +41,7 @@ def test_fan_out_is_counted_right(server: str) -> None:
     assert 0 < result["latency_us"]["p50"] <= result["latency_us"]["p99"] < 10_000_000
 
 
-@pytest.mark.parametrize("server", [name for name, kind in SERVERS.items() if not kind.absent() and kind.multiplexes])
+@pytest.mark.parametrize("server", [name for name, kind in SERVING.items() if kind.multiplexes])
 def test_topics_are_counted_right(server: str) -> None:
     load = Load(connections=30, topics=10, topics_each=4, rate=300, seconds=0.4, warm_up=0.1)
     checks = FanOut(load).measure(SERVERS[server], NO_CORES)["checks"]
@@ -77,6 +82,17 @@ def test_a_burst_over_several_topics_beside_clients_that_do_not_read() -> None:
     assert result["stops"]["asked"] > 0
     assert 0 < result["stops"]["longest"] < 60
     assert 0 <= result["memory_growth"] < 64 * 2**20
+
+
+@pytest.mark.parametrize(("server", "subscribers"), [("links-1", 1), ("links-4", 4), ("wsd", 1)])
+def test_what_redis_pays_is_told_by_its_subscribers(server: str, subscribers: int) -> None:
+    load = Load(connections=20, topics=30, topics_each=15, rate=600, seconds=0.5, warm_up=0.2)
+    result = Feeding(load).measure(SERVERS[server], NO_CORES)
+    assert result["subscribers"] == subscribers
+    assert 0 < result["messages"] <= 600 * 0.7
+    assert result["cpu_per_message_us"] > 0
+    assert result["cpu_per_copy_us"] == pytest.approx(result["cpu_per_message_us"] / subscribers)
+    assert result["shares"]["redis"] > 0
 
 
 def test_soak_with_visitors_and_slow_readers() -> None:

@@ -17,8 +17,8 @@ from bench.report.export import save_csv, save_hdr
 from bench.report.page import headline, render
 from bench.report.plots import PERCENTILES, WIDTH, Axis, Bar, Bars, Chart, Scale, Series
 from bench.report.saved import load
-from bench.report.sizing import Model, table
-from tests.bench.made_up import document, made_up
+from bench.report.sizing import Feed, Model, table
+from tests.bench.made_up import document, fed, made_up
 
 
 def test_report_is_one_page_without_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +183,26 @@ def test_sizing_interpolates_and_checks_itself() -> None:
     assert "| 5,000 connections, 10/s of 100 B | 0.40 | 0.40 | +0% |" in table(results)
     with pytest.raises(ValueError, match="two rates"):
         Model.fit(results[:1])
+
+
+def test_sizing_of_redis_is_a_line_through_bare_subscribers() -> None:
+    results = [fed("redis-1000", f"links-{count}", count, 10.0 + 4.0 * count) for count in (1, 2, 4, 8)]
+    results += [fed("redis-1000", "links-8", 8, 46.0), fed("redis-1000", "links-8", 8, 38.0)]  # the median is as before
+    results += [fed("redis-1", f"links-{count}", count, 1.0) for count in (1, 8)]  # cheaper: not what is planned with
+    feed = Feed.fit(results)
+    assert feed is not None
+    assert feed.once == pytest.approx(10.0) and feed.each == pytest.approx(4.0)
+    assert feed.cost(100) == pytest.approx(410.0)
+    assert feed.workers(1000.0) == 122, "(500 - 10) / 4"
+    assert feed.workers(1000.0, share=1.0) == 247
+    assert feed.workers(100_000.0) == 0, "not even what a message costs once"
+    plain = [made_up("rate-10", "wsd", cost, rate=rate) for rate, cost in ((10.0, 8.0), (1000.0, 2.0))]
+    said = table([*plain, *results, fed("redis-1000", "wsd-2", 2, 20.0)])
+    assert "costs the core of Redis 10.0 µs, and 4.0 µs more for each worker" in said
+    assert "| 1,000 | 122 | 247 |" in said
+    assert "| wsd-2, 1,000 topics, 5,000/s | 18.0 | 20.0 | -10% |" in said
+    assert "not in this result" in table(plain)
+    assert Feed.fit(results[:1]) is None, "no line through one point"
 
 
 def test_headline_shows_shares_of_a_core_and_latencies_beside_each_other() -> None:

@@ -14,7 +14,7 @@ from bench.rows.found import Found
 from bench.rows.goal import Goal
 from bench.rows.registry import CASES, ROWS, SUITES, cells, evaluate, in_turn
 from bench.servers.catalogue import SERVERS
-from tests.bench.made_up import made_up
+from tests.bench.made_up import fed, made_up
 
 
 def test_suites_cover_the_goals_and_only_known_servers() -> None:
@@ -126,6 +126,20 @@ def test_soak_that_grows_falls_short() -> None:
     assert (found["growth of tasks"], found["growth of threads"]) == (False, False)
     found = {goal.measure: goal.met for goal in goals(soaked | {"tasks_growth": None})}
     assert found["growth of tasks"] is None  # a server that doesn't tell
+
+
+def test_redis_row_holds_workers_to_bare_subscribers_and_these_to_their_number() -> None:
+    results = [fed("redis-1", f"links-{count}", count, 10.0 * count) for count in (1, 2, 8)]
+    found = ROWS["redis"].goals([*results, fed("redis-1", "wsd-2", 2, 30.0)])
+    assert [(goal.value, goal.met) for goal in found[:2]] == [(1.5, False), (0.0, True)]
+    assert "30.0 against 20.0 µs per message" in found[0].note
+    assert not any(goal.met for goal in ROWS["redis"].goals([fed("redis-1", "links-2", 1.5, 30.0)]))
+    assert len(ROWS["redis"].plots(results)) == 2
+
+
+def test_what_is_enough_to_see_whether_it_works_is_all_that_smoke_measures() -> None:
+    servers = {suite: {cell.server for cell in cells(SUITES[suite]) if cell.case == "redis-1000"} for suite in SUITES}
+    assert servers["smoke"] == {"links-8", "wsd-2"} < servers["quick"] == servers["full"]
 
 
 def test_fewer_clients_are_held_only_to_what_must_hold_everywhere() -> None:
