@@ -21,6 +21,7 @@ __all__ = [
     "Reaction",
     "Refusal",
     "Remedy",
+    "Restart",
     "TokenReason",
 ]
 
@@ -224,3 +225,21 @@ class HandshakeReason(StrEnum):
     SILENT = "silent", 0, "closed without a byte: a TCP health check, or a browser's connection in advance"
     # A bug.
     ERROR = "error", 500, "a bug in wsd or in the library; the log has it"
+
+
+class Restart(StrEnum):
+    """Why the supervisor has started a worker in the place of one that it had not sent away."""
+
+    meaning: str  # for the papers
+
+    def __new__(cls, reason: str, meaning: str) -> Self:
+        member = str.__new__(cls, reason)
+        member._value_ = reason
+        member.meaning = meaning
+        return member
+
+    EXITED = "exited", "the worker has ended by itself, with an error; the log says which"
+    KILLED = "killed", "a signal has ended the worker: the kernel was out of memory, a bug in C, or somebody sent it"
+    STOPPED = "stopped", "somebody has sent SIGTERM to the worker alone, which has drained and ended"
+    STUCK = "stuck", "the worker's event loop had stood still for `worker_timeout`, so the supervisor has ended it"
+    UNSTARTED = "unstarted", "the worker has ended before it served, or did not serve in time"

@@ -9,22 +9,24 @@ The hot path adds to plain integers; names, labels and texts matter only when so
     in Gauges    | int or float    | a gauge
                  | dict[str, int]  | a gauge for each value of a label
 
-Its annotation holds the text, and behind the text the names of the labels, if there are any.
+Its annotation holds the text, and behind the text the names of the labels, if there are any. That of a gauge says, too,
+what becomes of the gauges of several workers; counters and histograms are added up.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from functools import partial
-from operator import add
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from wsd.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason
+from wsd.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason, Restart
 
-__all__ = ["Family", "Gauges", "Histogram", "Metrics", "families"]
+__all__ = ["Across", "Family", "Gauges", "Histogram", "Metrics", "families"]
 
 # Seconds. A pass over a few connections takes microseconds, one over 20,000 takes 0.1 s; a loop that is 0.25 s late is
 # in trouble.
@@ -56,10 +58,29 @@ class Histogram:
         """The cumulative counts as Prometheus wants them."""
         total = 0
         rows: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts, strict=True):
+        for bound, count in self._rows():
             total += count
             rows.append((bound, total))
         return rows
+
+    def dump(self) -> dict[str, Any]:
+        """Return what was counted, in values that JSON knows."""
+        return {"counts": dict(self._rows()), "sum": self.sum}
+
+    def add(self, dump: Mapping[str, Any]) -> None:
+        """Add what another has counted, perhaps with other bounds: then its observations count for what they were at
+        the most.
+
+        Args:
+            dump: what :meth:`dump` has returned there.
+        """
+        for bound, count in dump.get("counts", {}).items():
+            self.counts[bisect_left(self._bounds, float(bound))] += count
+        self.sum += dump.get("sum") or 0.0
+
+    def _rows(self) -> Iterator[tuple[str, int]]:
+        """The bounds, and the counts between them."""
+        return zip((*map(str, self._bounds), "+Inf"), self.counts, strict=True)
 
 
 def _counters(*labels: str) -> Callable[[], Counter[str]]:
@@ -69,7 +90,7 @@ def _counters(*labels: str) -> Callable[[], Counter[str]]:
 
 @dataclass(slots=True)
 class Metrics:
-    """The counters of one worker. Each counts from the start of the process."""
+    """The counters of one process. Each counts from the start of the process; the supervisor has those of its own."""
 
     messages: Annotated[int, "messages received from Redis"] = 0
     deliveries: Annotated[int, "messages handed to connections"] = 0
@@ -117,6 +138,9 @@ class Metrics:
         "reason",
         "status",  # which follows from the reason
     ] = field(default_factory=_counters(*HandshakeReason))
+    worker_restarts: Annotated[
+        Counter[str], "workers that were started in the place of one that nobody had sent away, by reason", "reason"
+    ] = field(default_factory=_counters(*Restart))
     handshake_seconds: Annotated[Histogram, "seconds from accepting a connection to its greeting"] = field(
         default_factory=partial(Histogram, _HANDSHAKE)
     )
@@ -132,61 +156,89 @@ class Metrics:
         return {counted.name: _plain(getattr(self, counted.name)) for counted in fields(self)}
 
     def add(self, dump: Mapping[str, Any]) -> None:
-        """Add what another worker has counted.
+        """Add what another process has counted, perhaps one of another version: what is not known here is left out.
 
         Args:
             dump: what :meth:`dump` has returned there.
         """
-        for name, more in dump.items():
-            match getattr(self, name):
-                case Counter() as counts:
+        for name in dump.keys() & {counted.name for counted in fields(self)}:
+            match getattr(self, name), dump[name]:
+                case Counter() as counts, Mapping() as more:
                     counts.update(more)
-                case Histogram() as histogram:
-                    histogram.counts = list(map(add, histogram.counts, more["counts"]))
-                    histogram.sum += more["sum"]
-                case count:
+                case Histogram() as histogram, Mapping() as more:
+                    histogram.add(more)
+                case int() as count, int() as more:
                     setattr(self, name, count + more)
 
 
 def _plain(counted: object) -> object:
     match counted:
-        case Counter() as counts:
+        case Mapping() as counts:
             return {str(label): count for label, count in counts.items()}
         case Histogram() as histogram:
-            return {"counts": list(histogram.counts), "sum": histogram.sum}
+            return histogram.dump()
+        case float() as value:
+            return value if math.isfinite(value) else None  # JSON has no NaN
         case count:
             return count
 
 
+class Across(Enum):
+    """What is shown of the gauges of several workers."""
+
+    SUM = "sum"
+    """They are added up, those of a worker that is being replaced included: it still has clients."""
+
+    SHARE = "share"
+    """They are added up; of a worker that is being replaced and the one in its place, one counts."""
+
+    EACH = "each"
+    """A sum would say nothing: each is shown, with the label ``worker``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
-    """What a worker looks up when somebody asks. Two workers' can't be added up."""
+    """What a worker looks up when somebody asks."""
 
-    sessions: Annotated[Mapping[str, int], "sessions now, by state", "state"]
-    open_connections: Annotated[int, "connections now, handshakes in progress included"]
+    sessions: Annotated[Mapping[str, int], "sessions now, by state", Across.SUM, "state"]
+    open_connections: Annotated[int, "connections now, handshakes in progress included", Across.SUM]
     max_connections: Annotated[
-        int, "connections that are let in at a time: max_connections, or what the descriptors allow"
+        int, "connections that are let in at a time: max_connections, or what the descriptors allow", Across.SHARE
     ]
-    topics: Annotated[int, "topics that clients are interested in now"]
-    lagging_connections: Annotated[int, "connections that can't take what is due to them as fast as it comes, now"]
+    topics: Annotated[int, "topics that the clients of a worker are interested in now", Across.EACH]
+    lagging_connections: Annotated[
+        int, "connections that can't take what is due to them as fast as it comes, now", Across.SUM
+    ]
     backlog_bytes: Annotated[
-        int, "bytes that wait because sockets have not taken them; what several connections share counts for each"
+        int,
+        "bytes that wait because sockets have not taken them; what several connections share counts for each",
+        Across.SUM,
     ]
-    redis_link_up: Annotated[bool, "1 if the link to Redis is up; for a Cluster, if every link that is needed is up"]
-    redis_links: Annotated[int, "links to Redis that are up: one, or one for each node of a cluster that is needed"]
+    redis_link_up: Annotated[
+        bool, "1 if the link to Redis is up; for a Cluster, if every link that is needed is up", Across.EACH
+    ]
+    redis_links: Annotated[
+        int,
+        "links to Redis that are up: of each worker one, or one for each node of a cluster that is needed",
+        Across.SUM,
+    ]
     redis_links_unprobed: Annotated[
-        int, "links on which delivery can't be probed, because Redis refuses it; /readyz says why"
+        int, "links on which delivery can't be probed, because Redis refuses it; /readyz says why", Across.SUM
     ]
     redis_probe_age_seconds: Annotated[
-        float, "time since the last delivery probe came back, of the link where it is longest"
+        float, "time since the last delivery probe came back, of the link where it is longest", Across.EACH
     ]
     redis_probe_round_trip_seconds: Annotated[
-        float, "time that the last delivery probe took, of the link where it took longest"
+        float, "time that the last delivery probe took, of the link where it took longest", Across.EACH
     ]
-    redis_channels_wanted: Annotated[int, "channels that should be subscribed at Redis"]
-    redis_channels_confirmed: Annotated[int, "channels that Redis has confirmed"]
-    tasks: Annotated[int, "asyncio tasks; a few, however many clients there are"]
-    draining: Annotated[bool, "1 while the daemon is draining, else 0"]
+    redis_channels_wanted: Annotated[int, "channels that should be subscribed at Redis", Across.SUM]
+    redis_channels_confirmed: Annotated[int, "channels that Redis has confirmed", Across.SUM]
+    tasks: Annotated[int, "asyncio tasks; a few, however many clients there are", Across.EACH]
+    draining: Annotated[bool, "1 while the daemon is draining, else 0", Across.EACH]
+
+    def dump(self) -> dict[str, Any]:
+        """Return everything that was looked up, in values that JSON knows."""
+        return {gauge.name: _plain(getattr(self, gauge.name)) for gauge in fields(self)}
 
 
 class Family(NamedTuple):
@@ -195,9 +247,15 @@ class Family(NamedTuple):
     name: str  # the field's, and with ``wsd_`` before it the metric's
     text: str
     labels: tuple[str, ...]
+    across: Across  # what is shown of several workers
 
 
 def families(declared: type[Metrics | Gauges]) -> list[Family]:
     """Return what is declared, in its order."""
     hints = get_type_hints(declared, include_extras=True)
-    return [Family(name, hint.__metadata__[0], hint.__metadata__[1:]) for name, hint in hints.items()]
+    return [_family(name, *hint.__metadata__) for name, hint in hints.items()]
+
+
+def _family(name: str, text: str, *more: str | Across) -> Family:
+    labels = tuple(label for label in more if isinstance(label, str))
+    return Family(name, text, labels, next((across for across in more if isinstance(across, Across)), Across.SUM))

@@ -33,7 +33,7 @@ from typing import Any
 import uvloop
 
 from wsd import __version__, descriptors, logs, sockets, systemd
-from wsd.admin.exposition import registry
+from wsd.admin.alone import alone
 from wsd.admin.server import MAX_CONNECTIONS, Admin
 from wsd.auth.grant import Authenticator, OpenAuthenticator
 from wsd.authenticator import jwt_authenticator
@@ -177,7 +177,7 @@ class Worker:
             max_size=settings.max_message_size,
         )
         self.status = Status(self.gateway, self.topics, self.source, self.metrics)
-        self._admin = Admin(registry(self.status.read), self.status.unready, self.status.links)
+        self._admin = Admin(alone(self.status.report).pages)
         self.reloader = Reloader(settings, authenticator, self._deployment, self.metrics)
 
     # The life of a worker.

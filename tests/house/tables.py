@@ -11,11 +11,11 @@ import wsd
 from bench.rows.registry import ROWS
 from tests import ROOT
 from tests.house.test_layers import LAYERS, TO_COME
-from tests.lib.metrics import GAUGES
-from wsd.admin.exposition import registry
-from wsd.codes import Close, ErrorCode, HandshakeReason, TokenReason
+from tests.lib.metrics import alone
+from wsd.admin.exposition import collect
+from wsd.codes import Close, ErrorCode, HandshakeReason, Restart, TokenReason
 from wsd.config import Settings, text
-from wsd.metrics import Metrics
+from wsd.metrics import Across, Gauges, families
 
 __all__ = [
     "bench_rows",
@@ -25,6 +25,7 @@ __all__ = [
     "handshakes",
     "make_targets",
     "metrics",
+    "restarts",
     "rooms",
     "settings",
     "table",
@@ -84,15 +85,24 @@ def explained_metrics() -> dict[str, tuple[str, str]]:
     """The type and the meaning of each of wsd's own metrics, by its name."""
     return {
         f"{family.name}_total" if family.type == "counter" else family.name: (family.type, family.documentation)
-        for family in registry(lambda: (Metrics(), GAUGES)).collect()
+        for family in collect(alone())
         if family.name.startswith("wsd_")
     }
 
 
 def metrics() -> str:
     """The metrics of a scrape."""
-    rows = [(f"`{name}`", kind, meaning) for name, (kind, meaning) in explained_metrics().items()]
+    each = {f"wsd_{family.name}" for family in families(Gauges) if family.across is Across.EACH}
+    rows = [
+        (f"`{name}`", f"{kind}, each" if name in each else kind, meaning)
+        for name, (kind, meaning) in explained_metrics().items()
+    ]
     return table("metric", "type", "meaning", rows=rows)
+
+
+def restarts() -> str:
+    """Why workers are replaced that nobody has sent away."""
+    return table("reason", "cause", rows=[(f"`{reason}`", reason.meaning) for reason in Restart])
 
 
 def bench_rows() -> str:

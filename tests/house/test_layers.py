@@ -17,7 +17,7 @@ ROOT = Path(wsd.__file__).parent
 
 # A room is a module or a package, whose modules are its own affair.
 LAYERS = (
-    {"codes", "backoff", "pipe", "slices", "source", "tls"},
+    {"codes", "backoff", "pipe", "process", "report", "slices", "source", "tls"},
     {"errors"},
     {"logs", "descriptors", "sockets", "systemd", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,39 @@ def test_a_dump_does_not_change_with_its_metrics() -> None:
     assert before == Metrics().dump() != metrics.dump()
 
 
+def test_what_another_version_has_counted_is_added_as_far_as_it_is_known() -> None:
+    metrics = Metrics()
+    metrics.add({"messages": 2, "marvels": 3, "writes": {"by": 1}, "close_codes": 4, "pass_seconds": 5})
+    assert metrics.dump() == Metrics().dump() | {"messages": 2}
+
+
+def test_gauges_are_dumped_as_json_which_has_no_nan() -> None:
+    dump = replace(GAUGES, redis_probe_age_seconds=math.nan).dump()
+    assert dump == asdict(GAUGES) | {"redis_probe_age_seconds": None}
+    assert json.loads(json.dumps(dump, allow_nan=False)) == dump
+
+
 # Histograms.
+
+
+@given(st.lists(st.floats(0, 20)), st.lists(st.floats(0, 20)))
+def test_a_histogram_with_other_bounds_counts_for_what_its_observations_were_at_the_most(
+    mine: list[float], others: list[float]
+) -> None:
+    histogram, other = Histogram((0.1, 1.0, 5.0)), Histogram((0.5, 1.0, 10.0))
+    for value in mine:
+        histogram.observe(value)
+    before = dict(histogram.buckets())
+    for value in others:
+        other.observe(value)
+    histogram.add(json.loads(json.dumps(other.dump())))
+    after = dict(histogram.buckets())
+    assert all(after[bound] >= count for bound, count in before.items())
+    assert after["0.1"] == before["0.1"]
+    assert after["1.0"] == before["1.0"] + sum(value <= 1.0 for value in others)
+    assert after["5.0"] == before["5.0"] + sum(value <= 1.0 for value in others)
+    assert after["+Inf"] == len(mine) + len(others)
+    assert histogram.sum == pytest.approx(sum(mine) + sum(others))
 
 
 @settings(deadline=None)

@@ -1,9 +1,12 @@
-"""The admin port: is the daemon alive, is it ready, what has it counted.
+"""The admin port: HTTP for the pages that tell whether the service is alive and ready, and what it has counted.
 
 One request, one answer, and the connection is closed: health checks and scrapers come every few seconds at the most.
 h11 knows HTTP/1.1 and does no I/O. ``websockets``, which serves the clients, is made for handshakes: it takes no method
 but GET, no request body and no second request. A web framework would bring a router, workers and a log of its own for
 three pages.
+
+A page is a coroutine function, because the supervisor asks its workers first; :mod:`wsd.admin.service` makes the pages.
+What is imported here the supervisor holds in memory, so that is little.
 
 A connection that sends no request can't keep a health check out: there are few connections, each has little time, and
 when one more comes, the oldest is closed.
@@ -16,15 +19,13 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import h11
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
 
-__all__ = ["MAX_CONNECTIONS", "Admin"]
+__all__ = ["MAX_CONNECTIONS", "OPENMETRICS", "PAGE_TIMEOUT", "TEXT", "Admin", "Answer", "Page"]
 
 MAX_CONNECTIONS = 32
 """Connections at a time. A dozen balancers and scrapers that all ask in the same moment need no more."""
@@ -34,6 +35,9 @@ BACKLOG = 64
 
 REQUEST_TIMEOUT = 5.0
 """Seconds from accepting a connection to its request."""
+
+PAGE_TIMEOUT = 5.0
+"""Seconds for a page to be made. The pages wait for less; this is the bound for a bug in one."""
 
 ANSWER_TIMEOUT = 5.0
 """Seconds for the client to take the answer, and to close."""
@@ -48,6 +52,8 @@ unread, the kernel would reset the connection, and the client might never see it
 METHODS = ("GET", "HEAD", "OPTIONS")
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus's text format."""
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
@@ -60,21 +66,19 @@ class Answer(NamedTuple):
     allow: bool = False  # whether it says which methods there are
 
 
+Page: TypeAlias = "Callable[[bool], Awaitable[Answer]]"
+"""Makes a page, in OpenMetrics if the argument says so and the page knows that format."""
+
+
 class Admin:
-    """Answers ``/healthz``, ``/readyz`` and ``/metrics``. ``/`` is ``/readyz``: balancers ask for it by default.
+    """Answers requests.
 
     Args:
-        registry: what ``/metrics`` shows.
-        unready: returns why the daemon isn't ready, or ``""`` if it is.
-        details: returns lines for people that ``/readyz`` shows beside it.
+        pages: the pages by their paths.
     """
 
-    def __init__(
-        self, registry: CollectorRegistry, unready: Callable[[], str], details: Callable[[], list[str]]
-    ) -> None:
-        self._registry = registry
-        self._unready = unready
-        self._details = details
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        self._pages = pages
         self._servers: list[asyncio.Server] = []
         self._exchanges: dict[_Exchange, None] = {}  # open connections, the oldest first
 
@@ -84,10 +88,17 @@ class Admin:
         for sock in sockets:
             self._servers.append(await loop.create_server(lambda: _Exchange(self), sock=sock, backlog=BACKLOG))
 
-    async def close(self) -> None:
-        """Stop answering."""
+    async def close(self, patience: float = 0.0) -> None:
+        """Stop answering, and close the listening sockets.
+
+        Args:
+            patience: seconds in which requests that have come are still answered.
+        """
         for server in self._servers:
             server.close()
+        answering = [exchange.answering for exchange in self._exchanges if exchange.answering is not None]
+        if answering and patience:
+            await asyncio.wait(answering, timeout=patience)
         for exchange in list(self._exchanges):
             exchange.abort()
         for server in self._servers:
@@ -107,11 +118,10 @@ class Admin:
         """Count a connection out."""
         self._exchanges.pop(exchange, None)
 
-    def answer(self, request: h11.Request) -> Answer:
+    async def answer(self, request: h11.Request) -> Answer:
         """Answer a request. OPTIONS is answered as GET, with the methods: HAProxy's plain check is ``OPTIONS /``."""
-        page = {"/": self._readyz, "/readyz": self._readyz, "/healthz": _healthz, "/metrics": self._metrics}.get(
-            _path(request.target)
-        )
+        path = _path(request.target)
+        page = self._pages.get(path)
         method = request.method.decode()
         if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers):
             # A client at the wrong port; what / says of readiness would make it try again for ever.
@@ -121,33 +131,16 @@ class Admin:
         if method not in METHODS:
             methods = f"this page takes {', '.join(METHODS)}\n".encode()
             return Answer(HTTPStatus.METHOD_NOT_ALLOWED, methods, allow=True)
+        # Several lines of a header are one list (RFC 9110, section 5.3).
+        accept = ",".join(value.decode("latin-1") for name, value in request.headers if name == b"accept")
         try:
-            answer = page(request)
+            async with asyncio.timeout(PAGE_TIMEOUT):
+                answer = await page(_wants_openmetrics(accept))
         except Exception as exc:
-            context = {"message": f"{_path(request.target)} could not be answered", "exception": exc}
+            context = {"message": f"{path} could not be answered", "exception": exc}
             asyncio.get_running_loop().call_exception_handler(context)
             return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"a bug in wsd; its log has it\n")
         return answer._replace(allow=method == "OPTIONS")
-
-    # The pages.
-
-    def _readyz(self, request: h11.Request) -> Answer:
-        reason = self._unready()
-        lines = [f"not ready: {reason}" if reason else "ready", *self._details(), ""]
-        status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-        return Answer(status, "\n".join(lines).encode(errors="backslashreplace"))
-
-    def _metrics(self, request: h11.Request) -> Answer:
-        # Several lines of a header are one list (RFC 9110, section 5.3).
-        accept = ",".join(value.decode("latin-1") for name, value in request.headers if name == b"accept")
-        if _wants_openmetrics(accept):
-            text: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
-            return Answer(HTTPStatus.OK, text, OPENMETRICS)
-        return Answer(HTTPStatus.OK, generate_latest(self._registry), TEXT)
-
-
-def _healthz(request: h11.Request) -> Answer:
-    return Answer(HTTPStatus.OK, b"ok\n")  # that we answer shows that the loop turns
 
 
 def _path(target: bytes) -> str:
@@ -181,7 +174,9 @@ class _Exchange(asyncio.Protocol):
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
-        self._answered = False
+        self.answering: asyncio.Task[None] | None = None  # makes the answer, from the request on
+        self._read = False  # whether the request has been read, or what came in its place
+        self._ended = False  # whether the client has ended its side
         self._ignored = 0  # bytes that came behind the request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -193,6 +188,8 @@ class _Exchange(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._timer.cancel()
+        if self.answering is not None:
+            self.answering.cancel()
         self._admin.left(self)
 
     def abort(self) -> None:
@@ -201,36 +198,50 @@ class _Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read the request; answer it when it is there."""
-        if not self._answered:
+        if not self._read:
             self._http.receive_data(data)
-            self._read()
+            self._read_request()
             return
         self._ignored += len(data)
         if self._ignored > MAX_IGNORED:
             self.abort()
 
-    def eof_received(self) -> None:
-        """The client sends nothing more; the event loop closes the socket when it has taken what waits."""
-        if not self._answered:
-            self._http.receive_data(b"")
-            self._read()
+    def eof_received(self) -> bool:
+        """The client sends nothing more.
 
-    def _read(self) -> None:
+        Returns:
+            Whether the socket stays open, because the answer is still to come. Else the event loop closes it when the
+            client has taken what waits.
+        """
+        self._ended = True
+        if not self._read:
+            self._http.receive_data(b"")
+            self._read_request()
+        return self.answering is not None and not self.answering.done()
+
+    def _read_request(self) -> None:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as exc:
             self._send(b"GET", Answer(HTTPStatus(exc.error_status_hint), f"{exc}\n".encode()))
             return
         if isinstance(event, h11.Request):
-            self._send(event.method, self._admin.answer(event))
+            self._read = True
+            self._timer.cancel()
+            self.answering = asyncio.get_running_loop().create_task(self._answer(event))
             return
         line, ended, _ = self._http.trailing_data[0].partition(b"\n")
         if ended and b" HTTP/" not in line and line.strip():
             # h11 would wait for the end of the head; a client of another protocol waits for us.
             self._send(b"GET", Answer(HTTPStatus.BAD_REQUEST, b"this is no HTTP request\n"))
 
+    async def _answer(self, request: h11.Request) -> None:
+        self._send(request.method, await self._admin.answer(request))
+        if self._ended:
+            self._transport.close()
+
     def _send(self, method: bytes, answer: Answer) -> None:
-        self._answered = True
+        self._read = True
         headers = [
             ("Content-Type", answer.content_type),
             ("Content-Length", str(len(answer.body))),

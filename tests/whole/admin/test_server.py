@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lib.clients import Client
-from tests.lib.metrics import GAUGES
+from tests.lib.metrics import report
 from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import eventually
 from wsd import descriptors, sockets
 from wsd.admin import server as admin_module
-from wsd.admin.exposition import registry
-from wsd.admin.server import MAX_CONNECTIONS, Admin
-from wsd.metrics import Metrics
+from wsd.admin.alone import alone
+from wsd.admin.server import MAX_CONNECTIONS, Admin, Answer, Page
 from wsd.worker import Worker
 
 
@@ -143,9 +144,9 @@ def parse(data: bytes) -> Response:
 
 
 @asynccontextmanager
-async def answering(reason: str = "", collect: CollectorRegistry | None = None) -> AsyncIterator[int]:
+async def answering(reason: str = "", pages: Mapping[str, Page] | None = None) -> AsyncIterator[int]:
     """An admin port; its number."""
-    admin = Admin(collect or registry(lambda: (Metrics(), GAUGES)), lambda: reason, list)
+    admin = Admin(pages or alone(lambda whole: report(unready=reason)).pages)
     listening = sockets.listen(("127.0.0.1",), 0, ("admin_host", "admin_port"))
     port = sockets.port_of(listening)
     await admin.serve(listening)
@@ -153,6 +154,11 @@ async def answering(reason: str = "", collect: CollectorRegistry | None = None) 
         yield port
     finally:
         await admin.close()
+
+
+async def short(openmetrics: bool) -> Answer:
+    """A page."""
+    return Answer(HTTPStatus.OK, b"a page\n")
 
 
 async def exchange(port: int, request: bytes, *, half_close: bool = False) -> bytes:
@@ -203,7 +209,7 @@ async def test_a_client_at_the_wrong_port_is_told_so(reason: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/nonsense"])
 async def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
-    async with answering(collect=CollectorRegistry()) as port:
+    async with answering() as port:
         get, head = [
             parse(await exchange(port, f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))
             for method in ("GET", "HEAD")
@@ -289,12 +295,14 @@ def test_any_bytes_are_survived(data: bytes) -> None:
     async def feed() -> None:
         problems: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
-        exchange = admin_module._Exchange(Admin(CollectorRegistry(), lambda: "", list))
+        exchange = admin_module._Exchange(Admin({"/": short}))
         transport = Sink()
         exchange.connection_made(transport)
         for start in range(0, len(data), 7):
             exchange.data_received(data[start : start + 7])
-        exchange.eof_received()
+        if exchange.eof_received():
+            assert exchange.answering is not None
+            await exchange.answering
         exchange.connection_lost(None)
         assert not problems
         assert transport.written.count(b"HTTP/1.1 ") == (1 if transport.written else 0)
@@ -313,6 +321,9 @@ class Sink(asyncio.Transport):
         self.written += bytes(data)
 
     def write_eof(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
     def abort(self) -> None:
@@ -367,19 +378,128 @@ def test_any_accept_is_weighed(accept: str) -> None:
 
 
 async def test_a_bug_behind_a_page_is_answered_and_told_to_the_loop() -> None:
-    class Broken(CollectorRegistry):
-        def collect(self) -> Any:
-            raise ValueError("a bug")
+    async def broken(openmetrics: bool) -> Answer:
+        raise ValueError("a bug")
 
     problems: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
     loop.set_exception_handler(lambda loop, context: problems.append(context))
-    async with answering(collect=Broken()) as port:
+    async with answering(pages={"/metrics": broken}) as port:
         response = parse(await exchange(port, b"GET /metrics HTTP/1.0\r\n\r\n"))
     loop.set_exception_handler(before)
     assert response.status == HTTPStatus.INTERNAL_SERVER_ERROR
     assert [str(problem["exception"]) for problem in problems] == ["a bug"]
+
+
+# Pages that take their time.
+
+
+async def test_a_page_may_take_its_time_and_others_are_answered_meanwhile() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(openmetrics: bool) -> Answer:
+        asked.set()
+        await go_on.wait()
+        return Answer(HTTPStatus.OK, b"at last\n")
+
+    async with answering(pages={"/slow": slow, "/": short}) as port:
+        for half_close in (False, True):
+            asked.clear()
+            go_on.clear()
+            request = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+            waiting = asyncio.create_task(exchange(port, request, half_close=half_close))
+            await Client.within(asked.wait())
+            assert parse(await exchange(port, b"GET / HTTP/1.0\r\n\r\n")).body == b"a page\n"
+            go_on.set()
+            assert parse(await waiting).body == b"at last\n"
+
+
+async def test_a_page_that_nobody_waits_for_is_given_up() -> None:
+    asked, given_up = asyncio.Event(), asyncio.Event()
+
+    async def endless(openmetrics: bool) -> Answer:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+        raise AssertionError
+
+    async with answering(pages={"/endless": endless}) as port:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+            await Client.within(asked.wait())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await Client.within(given_up.wait())
+
+
+async def test_a_page_without_end_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_module, "PAGE_TIMEOUT", 0.1)
+
+    async def endless(openmetrics: bool) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    problems: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda loop, context: problems.append(context))
+    async with answering(pages={"/": endless}) as port:
+        response = parse(await exchange(port, b"GET / HTTP/1.0\r\n\r\n"))
+    loop.set_exception_handler(before)
+    assert response.status == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert [type(problem["exception"]) for problem in problems] == [TimeoutError]
+
+
+@pytest.mark.parametrize(("patience", "answered"), [(60.0, True), (0.0, False)])
+async def test_requests_that_have_come_are_answered_before_the_end_if_there_is_time(
+    patience: float, answered: bool
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(openmetrics: bool) -> Answer:
+        asked.set()
+        await go_on.wait()
+        return Answer(HTTPStatus.OK, b"at last\n")
+
+    admin = Admin({"/": slow})
+    (listening,) = sockets.listen(("127.0.0.1",), 0, ("admin_host", "admin_port"))
+    port = sockets.port_of([listening])
+    await admin.serve([listening])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.0\r\n\r\n")
+    await Client.within(asked.wait())
+    closing = asyncio.create_task(admin.close(patience))
+    await eventually(lambda: listening.fileno() < 0 or not admin._servers[0].is_serving(), "it listens no more")
+    go_on.set()
+    await closing
+    assert (b"at last\n" in await ended(reader)) is answered
+    writer.close()
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_both_event_loops_will_do(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def scene() -> None:
+        async with answering() as port:
+            text = await asyncio.to_thread(fetch, port, "/metrics")
+            assert "wsd_open_connections 1.0" in text
+            whole = b"GET /healthz HTTP/1.0\r\n\r\n"
+            assert parse(await exchange(port, whole, half_close=True)).body == b"ok\n"
+            assert parse(await exchange(port, whole[:-2], half_close=True)).status == 400
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(scene())
+
+
+def fetch(port: int, path: str) -> str:
+    """Ask with the standard library's client."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
 
 
 # Its bounds.
