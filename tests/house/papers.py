@@ -130,6 +130,7 @@ MADE: dict[tuple[str, str], Callable[[], str]] = {
     ("bench/README.md", "rows"): tables.bench_rows,
     ("systemd/README.md", "settings"): tables.settings,
     ("systemd/README.md", "metrics"): tables.metrics,
+    ("systemd/README.md", "restarts"): tables.restarts,
     ("tests/faults/README.md", "legend"): LEGEND.lstrip,
     ("wsd/DESIGN.md", "rooms"): tables.rooms,
     ("wsd/PROTOCOL.md", "token reasons"): tables.token_reasons,
