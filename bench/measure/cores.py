@@ -25,6 +25,22 @@ class Cores:
         first, *others = sorted(os.sched_getaffinity(0))
         return cls((first,), tuple(others)) if others else cls((), ())
 
+    def for_workers(self, most: int) -> Cores:
+        """The same cores, for a server that has up to so many workers.
+
+        Each worker gets a core, and the load what is left. If nothing would be left, all share all: what is measured
+        then is bounded by the machine, and the load's share of it must be named.
+        """
+        if most == 1:
+            return self
+        every = tuple(sorted({*self.server, *self.load}))
+        return Cores(every[:most], every[most:]) if len(every) > most else Cores(every, every)
+
+    @property
+    def shared(self) -> bool:
+        """Whether server and load have the same cores."""
+        return self.server == self.load
+
 
 @dataclass(frozen=True, slots=True)
 class Busy:

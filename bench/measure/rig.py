@@ -26,6 +26,7 @@ class Reading:
     server_cores: Busy
     load_cores: Busy
     shard: Result
+    shared: bool = False  # whether the cores of the server are those of the load, too
 
 
 class Rig:
@@ -94,5 +95,5 @@ class Rig:
             shard: those of the generator, if it has told them just now.
         """
         shard = shard or self.shard.stats()
-        server, redis = self.server.cpu(), self.redis.cpu()
-        return Reading(shard["at"], server, redis, busy(self.cores.server), busy(self.cores.load), shard)
+        server, redis, cores = self.server.cpu(), self.redis.cpu(), self.cores
+        return Reading(shard["at"], server, redis, busy(cores.server), busy(cores.load), shard, cores.shared)

@@ -42,9 +42,12 @@ class Storm(Work):
             opened = rig.shard.open(plan)
             after = rig.read()
             result["setup"] = setup(opened, after.server - cpu, load.connections)
+            seconds, generator = (after.at - before.at) / 1e9, after.shard["cpu"] - before.shard["cpu"]
+            result["server_share"] = (after.server - before.server) / seconds
+            result["shares"] = {"generator": generator / seconds, "redis": (after.redis - before.redis) / seconds}
             time.sleep(SETTLE)
             result["memory"] = memory(rig.server, empty, load.connections)
-            return result | disturbance(before, after, after.shard["cpu"] - before.shard["cpu"])
+            return result | disturbance(before, after, generator)
 
     def __str__(self) -> str:
         clients = f"{self.load.connections:,} clients"

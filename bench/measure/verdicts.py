@@ -2,7 +2,8 @@
 
 A run is *disturbed* when others used more than 15 % of a core, be they other processes or other machines of the same
 host (steal). It is *generator-bound*, and its rates and latencies are no statement about the server, when the generator
-used more than 85 % of its core or the cores of the load were more than 95 % busy.
+used more than 85 % of its core or the cores of the load were more than 95 % busy. It is *machine-bound* when server and
+load shared cores that were more than 95 % busy together: what either did, the other could not.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ def verdicts(result: Result, cores: Cores) -> list[str]:
         cores_of_load = len(cores.load) or os.cpu_count() or 1
         if shares["generator"] > GENERATOR_LIMIT or sum(shares.values()) > LOAD_LIMIT * cores_of_load:
             said.append("generator-bound")
+        together = sum(shares.values()) + result.get("server_share", 0.0)
+        if cores.shared and cores.server and together > LOAD_LIMIT * len(cores.server):
+            said.append("machine-bound")
     if result.get("setup", {}).get("generator_share", 0.0) > GENERATOR_LIMIT and result["kind"] == "storm":
         said.append("generator-bound")
     if result.get("disturbance", 0.0) > DISTURBED:

@@ -91,7 +91,7 @@ def window(load: Load, before: Reading, after: Reading, published: Result) -> Re
 
 
 def disturbance(before: Reading, after: Reading, generators: float) -> Result:
-    """What others took meanwhile, as shares of a core: of the server's core, or of the load's, whichever is more.
+    """What others took meanwhile, as shares of a core: of the server's cores, or of the load's, whichever is more.
 
     Args:
         before: one reading.
@@ -105,6 +105,8 @@ def disturbance(before: Reading, after: Reading, generators: float) -> Result:
     )
     others_at_server = server[0] - (after.server - before.server)
     others_at_load = load[0] - (after.redis - before.redis) - generators
+    if before.shared:  # what one side used is no disturbance of the other
+        others_at_server = others_at_load = others_at_load - (after.server - before.server)
     return {
         "disturbance": max(others_at_server, others_at_load, 0.0) / seconds,
         "stolen": max(server[1], load[1]) / seconds,  # the part of it that other machines of the host took

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ class Case:
     servers: tuple[str, ...]  # that every suite measures
     more: tuple[str, ...] = ()  # servers that only the full suite measures
     enough: tuple[str, ...] = ()  # servers that tell whether it works; empty: all that every suite measures
+    workers: int = 1  # the most that a server of it has: see Cores.for_workers
     repetitions: int = 1  # at least
     repeated: tuple[str, ...] = ()  # servers that these are for; empty: all
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
@@ -66,7 +68,7 @@ class Case:
             least = self.repetitions if server in (self.repeated or (server,)) else 1
             # What is shrunk looks whether all works, and once is enough for that.
             repetitions = 1 if suite.shrunk > 1 else max(suite.repetitions, least)
-            yield Cell(row, self.name, server, work, repetitions)
+            yield Cell(row, self.name, server, work, repetitions, self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Cell:
     server: str
     work: Work
     repetitions: int = 1
+    workers: int = 1
 
     @property
     def title(self) -> str:
@@ -88,7 +91,7 @@ class Cell:
         """Measure it once.
 
         Args:
-            cores: which cores are for whom.
+            cores: which cores are for whom, if the server has one worker.
             checkout: the repository whose server it is.
             profile: the flame graph to write, if the server is a program of Python.
 
@@ -100,8 +103,10 @@ class Cell:
         known = SERVERS[self.server]
         profile = profile if known.python else None
         kind: type[Server] = type(known.__name__, (known,), {"checkout": checkout, "profile": profile})
+        cores = cores.for_workers(self.workers)
         began, clock = time.time(), time.monotonic()
         result = self.work.measure(kind, cores)
         told = {"row": self.row, "case": self.case, "began": began, "took": time.monotonic() - clock}
+        told["cores"] = len({*cores.server, *cores.load}) or os.cpu_count() or 1
         said = verdicts(result, cores) + (["profiled"] if profile else [])
         return {**told, **result, "verdicts": said}

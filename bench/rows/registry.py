@@ -19,6 +19,7 @@ from bench.rows.single import SINGLE
 from bench.rows.soak import SOAK
 from bench.rows.storm import RAMP, STANDING, STORM
 from bench.rows.topics import TOPICS
+from bench.rows.workers import WORKERS
 
 __all__ = ["CASES", "ROWS", "SUITES", "cells", "evaluate", "in_turn"]
 
@@ -34,6 +35,7 @@ _ROWS = (
     STORM,
     STANDING,
     RESTART,
+    WORKERS,
     REDIS,
     SOAK,
     RAMP,

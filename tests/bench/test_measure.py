@@ -138,3 +138,22 @@ def test_what_others_take_is_told() -> None:
     after = Reading(2_000_000_000, 2.0, 1.5, Busy(11.5, 1.2), Busy(21.5, 2.1), shard)
     # Of the server's core 1.5 s were used, 1 s of them by the server; of the load's 1.5 s, 0.5 s by Redis, 1 s by us.
     assert disturbance(before, after, 1.0) == {"disturbance": pytest.approx(0.25), "stolen": pytest.approx(0.1)}
+    # Where both have the same cores, what one side used is no disturbance of the other.
+    before = Reading(0, 1.0, 1.0, Busy(10.0, 1.0), Busy(10.0, 1.0), shard, shared=True)
+    after = Reading(2_000_000_000, 2.0, 1.5, Busy(13.0, 1.2), Busy(13.0, 1.2), shard, shared=True)
+    assert disturbance(before, after, 1.0)["disturbance"] == pytest.approx(0.25)
+
+
+def test_workers_get_cores_of_their_own_where_there_are_some_left_for_the_load() -> None:
+    two, eight = Cores((0,), (1,)), Cores((0,), tuple(range(1, 8)))
+    assert two.for_workers(1) is two and not two.shared
+    assert two.for_workers(2) == Cores((0, 1), (0, 1)) and two.for_workers(2).shared
+    assert eight.for_workers(4) == Cores((0, 1, 2, 3), (4, 5, 6, 7)) and not eight.for_workers(4).shared
+    assert NO_CORES.for_workers(4) == NO_CORES
+
+
+def test_machine_that_is_the_limit_is_marked() -> None:
+    result = {"kind": "fan-out", "shares": {"generator": 0.6, "publisher": 0.2}, "server_share": 1.15}
+    assert verdicts(result, Cores((0, 1), (0, 1))) == ["machine-bound"]
+    assert verdicts(result, Cores((0, 1), (2, 3))) == []
+    assert verdicts(result | {"server_share": 1.0}, Cores((0, 1), (0, 1))) == []

@@ -128,6 +128,39 @@ def test_soak_that_grows_falls_short() -> None:
     assert found["growth of tasks"] is None  # a server that doesn't tell
 
 
+def storm_of(server: str, seconds: float, used: float, generator: float) -> dict[str, Any]:
+    """A storm on two cores that nobody measured: seconds, the server's share of a core, and the generator's."""
+    made = made_up("workers-storm", server, 1.0) | {"kind": "storm", "cores": 2, "server_share": used}
+    setup = made["setup"] | {"seconds": seconds, "cpu_per_session_us": 1e6 * seconds * used / 10_000}
+    return made | {"setup": setup, "shares": {"generator": generator, "redis": 0.0}}
+
+
+def test_wall_time_of_workers_is_held_to_what_the_cores_allow() -> None:
+    results = [storm_of("wsd", 3.0, 1.0, 0.5), storm_of("wsd-2", 2.0, 1.4, 0.4)]
+    found = {goal.measure: goal for goal in ROWS["workers"].goals(results)}
+    # 3.6 CPU seconds on two cores are 1.8 s, and 2.8 of a server with two workers 1.4 s.
+    wall = found["wall time of 2 workers over what the cores allow"]
+    assert wall.value == pytest.approx(2.0 / 1.8) and wall.met
+    assert "1: 3.00 s, 3,333 sessions/s, generator 50% of a core; 2: 2.00 s, 5,000 sessions/s" in wall.note
+    assert "2 workers take 1/1.50 of the time" in wall.note
+    assert found["CPU per session of 2 workers over that of one"].value == pytest.approx(2.8 / 3.0)
+    # What one worker has to do alone is allowed to take that long.
+    results[1] = storm_of("wsd-2", 2.0, 1.9, 0.0) | {"cores": 8}
+    (wall,) = (goal for goal in ROWS["workers"].goals(results) if goal.measure.startswith("wall time"))
+    assert wall.value == pytest.approx(1 / 0.95)
+
+
+def test_rates_of_workers_are_told_with_what_the_load_took() -> None:
+    results = [
+        made_up("workers-full", server, cost) | {"rate": rate}
+        for server, cost, rate in (("wsd", 0.2, 4e6), ("wsd-2", 0.25, 5e6))
+    ]
+    (goal,) = (goal for goal in ROWS["workers"].goals(results) if goal.measure.startswith("deliveries per second"))
+    assert goal.value == 1.25
+    assert "2: 5.00 million/s at 0.25 µs, generator 50% of a core, alone 8.0 million/s (computed)" in goal.note
+    assert len(ROWS["workers"].plots(results)) == 1
+
+
 def test_redis_row_holds_workers_to_bare_subscribers_and_these_to_their_number() -> None:
     results = [fed("redis-1", f"links-{count}", count, 10.0 * count) for count in (1, 2, 8)]
     found = ROWS["redis"].goals([*results, fed("redis-1", "wsd-2", 2, 30.0)])
