@@ -2,6 +2,10 @@
 
 Whoever brings messages is a `Source`: one connection to Redis, or those of a Cluster (`wsd.redis`). What it brings it
 tells by `Events`; what people and metrics want to know about its connections are values, `LinkStatus`.
+
+Nothing here says that a source is a connection of its own. With N workers a message costs Redis one delivery for each
+of them. If that is what limits a host, a source may as well be fed by a process that has one connection for all: it
+then passes on what `Events` tells, answers for the streams of that connection, and publishes through it.
 """
 
 from __future__ import annotations
@@ -44,6 +48,47 @@ class Source(Protocol):
 
     def unsubscribe(self, channel: bytes) -> None:
         """Want a channel no more."""
+
+    def missed(self, channel: bytes) -> bool:
+        """Someone who has just come to a channel may have missed messages of it: let its next confirmation tell so.
+
+        Returns:
+            Whether a confirmation is to come, which will tell of a gap. If not, because the channel is confirmed now or
+            nobody wants it, nothing has happened: the caller announces the gap.
+        """
+
+    def stream(self, channel: bytes) -> str:
+        """Name the connection that delivers a channel now: by the server that it leads to.
+
+        Two sources of one host whose streams have the same name are at the same server, as far as anyone knows. How
+        many get what is published there proves it (`publish`).
+
+        Returns:
+            The name; ``""`` if nobody delivers the channel now, because it is not confirmed or not wanted.
+        """
+
+    def private(self, stream: str, name: str) -> bytes:
+        """Name a channel on a stream that no client can name.
+
+        Args:
+            stream: the stream.
+            name: what tells the channel from others; letters, digits and colons.
+
+        Returns:
+            A channel that this source, and any other that has this stream, can subscribe to there; ``b""`` if this
+            source has no such stream.
+        """
+
+    def publish(self, channel: bytes, payload: bytes, on_reply: Callable[[int | str], object]) -> None:
+        """Publish on the stream of a wanted channel, behind what is subscribed there in this pass.
+
+        Args:
+            channel: the channel.
+            payload: what is published.
+            on_reply: called once, later, with the number of those at that server who are subscribed, or with the reason
+                why that is not known: Redis refuses, or the connection is lost or down. Then it may have been published
+                all the same.
+        """
 
     def hold(self, full: bool) -> None:
         """Bring no more messages until called with False; keep the connections."""

@@ -33,6 +33,7 @@ async def linked(
         metrics=recorder.metrics,
         events=recorder.calls,
         private=lambda: b"__wsd:private",
+        name_private=lambda name: f"__wsd:{name}".encode(),
     )
     task = asyncio.create_task(link.run())
     try:

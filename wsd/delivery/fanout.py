@@ -1,7 +1,8 @@
 """One message to many connections: one joined write per connection per pass.
 
 Called by the source, which calls :meth:`Fanout.publish` for each message and :meth:`Fanout.confirm` for each channel
-(`wsd.worker` puts them together); calls ``write`` of each connection (`wsd.clients.writer`).
+(`wsd.worker` puts them together), and by whoever moves connections, with :meth:`Fanout.barrier`. Calls ``write`` of
+each connection (`wsd.clients.writer`).
 
 The theory. What a turn of the event loop brings is kept as a log of *runs*: consecutive frames for the same audience,
 in Redis's order (`wsd.delivery.message`). When the turn is over, the log is written out in *passes*: each connection
@@ -14,6 +15,10 @@ several topics, the topics are walked over their listeners (topics x listeners, 
 for each connection which of them it is due. Connections that are due the same topics are a *share*: they get the same
 bytes, joined once, when the share's turn comes.
 
+A *barrier* is a place in the log at which somebody acts: all before it has been written, and nothing behind it. It
+seals what the log has, and the log begins anew, so a pass ends at a barrier, and messages cost the same with barriers
+or without.
+
 What is bounded, whatever comes:
 
 - the bytes that a connection is handed at a time, by a portion, or by one message if that is longer. What a slow
@@ -21,8 +26,8 @@ What is bounded, whatever comes:
 - the time before the loop turns again, by `SLICE`: sorting and writing are one generator, which is left when the time
   is up and continued at the next turn. What comes in between is added to the log, so order is kept, and a fan-out that
   falls behind joins more frames per write;
-- the log, and with it a pass, by `MAX_WAITING`: when it is longer, the source is held, and what Redis has more waits in
-  the socket to Redis.
+- the log, sealed or not, and with it a pass, by `MAX_WAITING`: when it is longer, the source is held, and what Redis
+  has more waits in the socket to Redis.
 
 Like the library's ``broadcast()`` it is synchronous, skips what isn't open, never raises and knows no backpressure:
 what happens to a connection that can't keep up is decided behind its ``write``.
@@ -32,10 +37,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
+from typing import NamedTuple
 
 from wsd.delivery.message import Audience, Run, Told, cut, join
 from wsd.delivery.topics import Listener, Topic, TopicTable
@@ -91,6 +97,14 @@ _Share = tuple[list[Listener], list[list[Run]]]
 """Connections that are due the same of a pass, and what: the runs of each audience that they belong to."""
 
 
+class _Sealed(NamedTuple):
+    """What the log had when a barrier was made."""
+
+    runs: list[Run]  # since the barrier before it
+    size: int  # their bytes
+    then: Callable[[], object]  # what happens at the barrier
+
+
 class Fanout:
     """Collects what a turn of the loop brings and writes it out when the turn is over.
 
@@ -122,9 +136,11 @@ class Fanout:
         self._gap_notices = gap_notices
         self._hold = hold
         self._holding = False  # whether the source is held
-        self._log: list[Run] = []  # what is in no pass yet, in order
+        self._sealed: deque[_Sealed] = deque()  # what is in no pass yet and lies before barriers, in order
+        self._log: list[Run] = []  # what is in no pass yet and lies behind all barriers, in order
         self._last: Run | None = None  # the run at its end, which may grow
-        self._waiting = 0  # bytes of it
+        self._waiting = 0  # bytes of both
+        self._then: Callable[[], object] | None = None  # what happens at the barrier that ends the pass in progress
         self._scheduled = False  # whether a turn is
         self._work: Iterator[None] | None = None  # sorts and writes, in steps; None when nothing is begun
         self._sorting = False  # whether it is not known yet what the pass in progress owes to whom
@@ -138,9 +154,12 @@ class Fanout:
         self._notes = BoundedLogger(logger, rate=1 / 60)
 
     def publish(self, channel: bytes, payload: bytes) -> None:
-        """Take a message from Redis: encode it once, and deliver it."""
-        self._metrics.messages += 1
+        """Take a message from Redis: encode it once, and deliver it. A mark's owner is called at once."""
         topic = self._topics.channels.get(channel)
+        if topic is None and (mark := self._topics.marks.get(channel)) is not None:
+            mark.on_mark(payload)
+            return
+        self._metrics.messages += 1
         if topic is not None and topic.heard:  # else left a moment ago, or the first listener's reply is on its way
             self.deliver(topic, text_frame(embed(topic.head, payload)))
 
@@ -175,16 +194,40 @@ class Fanout:
             channel: the channel.
             gap: whether those who listen may have missed messages. The notice comes before the channel's next message.
         """
-        if gap and self._gap_notices:
+        if gap:
             self.announce_gap(channel)
         self._topics.confirm(channel)
 
-    def announce_gap(self, channel: bytes) -> None:
-        """Tell those who listen to a channel now that messages may have been missed, before the next one."""
+    def announce_gap(self, channel: bytes, to: Collection[Listener] | None = None) -> None:
+        """Tell that messages may have been missed, before the next one; nobody is told if notices are off.
+
+        Args:
+            channel: the channel.
+            to: who is told, of those who listen now; None: all of them. One that begins to listen later has missed
+                nothing, but whoever takes the place of one that is told is told instead.
+        """
         topic = self._topics.channels.get(channel)
-        if topic is not None and topic.heard:
-            # A connection that begins to listen later has missed nothing.
-            self.deliver(topic, text_frame(gap(topic.name)), Told(topic))
+        if self._gap_notices and topic is not None and topic.heard:
+            self.deliver(topic, text_frame(gap(topic.name)), Told(topic, to))
+
+    def barrier(self, then: Callable[[], object]) -> None:
+        """Do something when all that has come until now is written, and nothing that comes later.
+
+        It happens in a turn of its own, between two passes; or at once, before this returns, if all is written
+        already. What happens there may publish, swap listeners, leave topics, and make another barrier. Barriers keep
+        their order, among each other and with messages and gap notices.
+
+        Not to be called from within a listener's ``write``.
+
+        Args:
+            then: what happens. What it raises is logged as a bug.
+        """
+        if not self._log and not self._sealed and self._work is None:
+            self._do(then)
+            return
+        size = self._waiting - sum(sealed.size for sealed in self._sealed)
+        self._sealed.append(_Sealed(self._log, size, then))
+        self._log, self._last = [], None
 
     def settle(self, connection: Listener) -> None:
         """Write what a pass in progress owes to a connection now, ahead of its turn: it is about to leave a topic."""
@@ -212,8 +255,9 @@ class Fanout:
             self._hold(hold)
 
     def _schedule(self) -> None:
-        self._scheduled = True
-        self._call_soon(self._turn)
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._turn)
 
     def _turn(self) -> None:
         """Work for a slice of time."""
@@ -234,13 +278,28 @@ class Fanout:
             self._shares.clear()
             self._parts, self._owed, self._sorting = [], None, False
         self._work = None
-        if self._log:
+        self._pass_barriers()
+        if self._log or self._sealed:
             self._schedule()
+
+    def _pass_barriers(self) -> None:
+        """A pass has ended: do what happens at the barriers before the next one."""
+        then, self._then = self._then, None
+        if then is not None:
+            self._do(then)
+        while self._sealed and not self._sealed[0].runs:
+            self._do(self._sealed.popleft().then)
+
+    def _do(self, then: Callable[[], object]) -> None:
+        try:
+            then()
+        except Exception:
+            self._note_bug("what happens at a barrier failed")
 
     def _write_little(self) -> bool:
         """Write all there is, if that is one run for a few: the usual case under light load. Saves 1 µs of 2."""
         started = perf_counter()
-        if len(self._log) > 1 or self._waiting > self._portion:
+        if self._sealed or len(self._log) > 1 or self._waiting > self._portion:
             return False
         run = self._log[0]
         connections = list(run.audience.listeners())
@@ -314,9 +373,13 @@ class Fanout:
         return since
 
     def _take(self) -> list[Run]:
-        """Take what waits for a pass."""
-        runs, self._log, self._last, self._waiting = self._log, [], None, 0
-        if self._holding:
+        """Take what waits for a pass: what lies before the first barrier."""
+        if self._sealed:
+            runs, size, self._then = self._sealed.popleft()
+            self._waiting -= size
+        else:
+            runs, self._log, self._last, self._waiting = self._log, [], None, 0
+        if self._holding and self._waiting <= MAX_WAITING:  # else the pass after it makes room
             self._hold_source(False)
         return runs
 
@@ -370,11 +433,12 @@ class Fanout:
                 yield
 
     def _count(self, audience: Audience, messages: int) -> None:
-        """Count what an audience gets."""
-        if type(audience) is Topic:
-            self._metrics.deliveries += messages
-        else:
+        """Count what an audience gets. It is known now who that is."""
+        if isinstance(audience, Told):
+            audience.done()
             self._metrics.gap_notices += messages
+        else:
+            self._metrics.deliveries += messages
 
     def _write(self, connections: list[Listener], data: bytes) -> None:
         """Write to some connections, whatever becomes of one of them."""

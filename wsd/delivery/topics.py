@@ -2,7 +2,8 @@
 
 A connection that wants a topic first waits for it, because Redis has yet to confirm the channel, and then listens to
 it. The table tells the side of Redis about the first that is interested in a channel and the last that leaves, and
-tells those who wait what Redis answered.
+tells those who wait what Redis answered. It keeps the marks too (`wsd.delivery.marks`), which are channels without a
+topic.
 
 It knows nothing of sockets: a listener is anything that can be told.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
+from wsd.delivery.marks import Mark
 from wsd.protocol.messages import message_head
 
 __all__ = ["Listener", "Topic", "TopicTable"]
@@ -33,7 +35,7 @@ class Listener(Protocol):
 class Topic:
     """A topic that somebody is interested in."""
 
-    __slots__ = ("_listeners", "channel", "confirmed", "head", "heard", "name", "refusal", "waiters")
+    __slots__ = ("_listeners", "channel", "confirmed", "head", "heard", "name", "noticed", "refusal", "waiters")
 
     def __init__(self, name: str, channel: bytes) -> None:
         self.name = name
@@ -45,6 +47,7 @@ class Topic:
         self.waiters: dict[Listener, None] = {}
         self._listeners: dict[Listener, None] = {}
         self.heard = False  # whether there are listeners: the fan-out asks for every message
+        self.noticed: tuple[dict[Listener, None], ...] = ()  # whom each gap notice is for that is not written yet
 
     def __contains__(self, listener: Listener) -> bool:
         return listener in self._listeners
@@ -70,6 +73,16 @@ class Topic:
         self._listeners.pop(listener, None)
         self.heard = bool(self._listeners)
 
+    def swap(self, old: Listener, new: Listener) -> bool:
+        """Let one listen in the place of another, at the end of the order; return whether the other did listen."""
+        if old not in self._listeners:
+            return False
+        for listeners in (self._listeners, *self.noticed):
+            if old in listeners:
+                del listeners[old]
+                listeners[new] = None
+        return True
+
 
 class TopicTable:
     """All topics of a worker, by name and by channel.
@@ -92,9 +105,20 @@ class TopicTable:
         self._unsubscribe = unsubscribe
         self._topics: dict[str, Topic] = {}
         self.channels: dict[bytes, Topic] = {}  # read by the fan-out, for every message
+        self.marks: dict[bytes, Mark] = {}  # by channel; read by the fan-out, for messages of no topic
 
     def __len__(self) -> int:
+        """How many topics there are, without marks."""
         return len(self._topics)
+
+    def channel(self, name: str) -> bytes:
+        """The channel of a topic, whether somebody is interested in it or not."""
+        return (self._prefix + name).encode()
+
+    def confirmed(self, name: str) -> bool:
+        """Whether somebody is interested in a topic, and Redis delivers it now, as far as we know."""
+        topic = self._topics.get(name)
+        return topic is not None and topic.confirmed
 
     def wait(self, name: str, listener: Listener) -> None:
         """Make a listener wait for a topic.
@@ -104,7 +128,7 @@ class TopicTable:
         """
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(name, (self._prefix + name).encode())
+            topic = self._topics[name] = Topic(name, self.channel(name))
             self.channels[topic.channel] = topic
             self._subscribe(topic.channel)
         topic.waiters[listener] = None
@@ -128,10 +152,50 @@ class TopicTable:
             del self.channels[topic.channel]
             self._unsubscribe(topic.channel)
 
+    def swap(self, name: str, old: Listener, new: Listener) -> bool:
+        """Let one listen to a topic in the place of another. Redis hears nothing of it.
+
+        From now on ``new`` gets what is in no pass yet, gap notices included. A pass in progress owes ``old`` what it
+        had begun: swap behind a barrier (:meth:`~wsd.delivery.fanout.Fanout.barrier`), or settle with ``old`` first.
+
+        Args:
+            name: the topic.
+            old: leaves it.
+            new: comes, at the end of the order of those who listen; fine if it listens already.
+
+        Returns:
+            Whether ``old`` did listen; if not, nothing happens. One that waits does not listen.
+        """
+        topic = self._topics.get(name)
+        return topic is not None and topic.swap(old, new)
+
+    # Marks.
+
+    def place(self, mark: Mark) -> None:
+        """Subscribe to a mark. What Redis makes of it is told by the mark's callbacks, later.
+
+        Raises:
+            ValueError: if there is one on its channel already, or a topic.
+        """
+        if mark.channel in self.marks or mark.channel in self.channels:
+            raise ValueError(f"the channel {mark.channel!r} is taken")
+        self.marks[mark.channel] = mark
+        self._subscribe(mark.channel)
+
+    def remove(self, mark: Mark) -> None:
+        """Be done with a mark, which is called no more; fine if it is not placed."""
+        if self.marks.get(mark.channel) is mark:
+            del self.marks[mark.channel]
+            self._unsubscribe(mark.channel)
+
+    # What Redis says.
+
     def confirm(self, channel: bytes) -> None:
         """Redis delivers a channel from now on: tell those who wait for it."""
         topic = self.channels.get(channel)
         if topic is None:
+            if (mark := self.marks.get(channel)) is not None:
+                mark.on_confirmed()
             return
         topic.confirmed = True
         topic.refusal = ""
@@ -146,6 +210,8 @@ class TopicTable:
         """
         topic = self.channels.get(channel)
         if topic is None:
+            if (mark := self.marks.get(channel)) is not None:
+                mark.on_refused(reason)
             return
         news, topic.refusal, topic.confirmed = not topic.refusal, reason, False
         for waiter in list(topic.waiters):
@@ -165,3 +231,5 @@ class TopicTable:
         for channel in channels:
             if (topic := self.channels.get(channel)) is not None:
                 topic.confirmed = False
+            elif (mark := self.marks.get(channel)) is not None:
+                mark.on_lost()

@@ -22,8 +22,9 @@ set      which channels                               a channel comes by        
 wanted   somebody listens to it or waits for it       `want`                       `unwant`, `release`
 gapped   wanted; messages were missed, and nobody     `closed` or *lost* while     its confirmation, which tells of the
          has been told                                SUBSCRIBED, `want` with      gap; a refusal; `unwant`, `release`
-                                                      ``missed``, a refusal that
-                                                      is over
+                                                      ``missed``, `miss` while its
+                                                      confirmation is to come, a
+                                                      refusal that is over
 refused  wanted; Redis does not permit it             the error NOPERM             `tidy` after `REFUSED_RETRY` or
                                                                                    `closed` (then it is gapped);
                                                                                    `unwant`, `release`
@@ -193,6 +194,10 @@ class Channels:
         """
         return channel in self.gapped or channel in self.released
 
+    def delivers(self, channel: bytes) -> bool:
+        """Whether a channel is wanted, and Redis has confirmed it."""
+        return channel in self._wanted and self._is_subscribed(channel)
+
     def _is_subscribed(self, channel: bytes) -> bool:
         return self._states.get(channel) is _State.SUBSCRIBED
 
@@ -274,6 +279,20 @@ class Channels:
             self._resumed[channel] = None
         else:
             self._changed[channel] = None
+
+    def miss(self, channel: bytes) -> bool:
+        """Someone who has just come to a channel may have missed messages.
+
+        A channel that Redis refuses stays refused: when it is tried again, it is gapped anyway.
+
+        Returns:
+            Whether its next confirmation tells of a gap; False if it is confirmed, or not wanted.
+        """
+        if channel not in self._wanted or (self._is_subscribed(channel) and channel not in self._resumed):
+            return False
+        if channel not in self._refused:
+            self.gapped[channel] = None
+        return True
 
     def unwant(self, channel: bytes, now: float) -> None:
         """Want a channel no more. It lingers."""

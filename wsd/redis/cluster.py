@@ -35,9 +35,9 @@ seconds to notice that another is gone, and a look costs some tenths of a millis
 LOG_INTERVAL = 600.0
 """Seconds between two log lines about nodes that are named and can't be used."""
 
-PROBE_NAMES = 20_000
-"""Names that are tried for a probe's channel until one belongs to the node: enough for one with 10 slots of 16,384. A
-name takes 0.4 µs."""
+NAMES = 20_000
+"""Names that are tried for a private channel until one belongs to the node: enough for one with 10 slots of 16,384. A
+name takes 0.6 µs."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,10 @@ class ShardedCluster:
         nodes: the nodes.
         metrics: counts.
         events: whom to call.
-        make_link: makes the link to a node, from its guide, a function that names a private channel for its probe, and
-            one to call when the topology is in doubt.
-        private: begins the names of private channels.
+        make_link: makes the link to a node, from its guide, a function that names a private channel for its probe, one
+            that names others, and one to call when the topology is in doubt.
+        name_private: makes a channel that no client can name from a name.
+        own: the name that begins those of this process's own channels.
     """
 
     def __init__(
@@ -60,14 +61,16 @@ class ShardedCluster:
         *,
         metrics: Metrics,
         events: Events,
-        make_link: Callable[[Fixed, Callable[[], bytes], Callable[[], None]], Link],
-        private: bytes,
+        make_link: Callable[[Fixed, Callable[[], bytes], Callable[[str], bytes], Callable[[], None]], Link],
+        name_private: Callable[[str], bytes],
+        own: str,
     ) -> None:
         self._nodes = nodes
         self._metrics = metrics
         self._events = events
         self._make_link = make_link
-        self._private = private
+        self._name_private = name_private
+        self._own = own
         self._topology: Topology | None = None
         self._owners: list[Place | None] = []  # of each slot
         self._links: dict[Place, Link] = {}
@@ -129,6 +132,33 @@ class ShardedCluster:
             del self._homeless[channel]
         else:
             self._homes.pop(channel).unsubscribe(channel)
+
+    def missed(self, channel: bytes) -> bool:
+        """Someone new may have missed messages; return whether the confirmation that is to come tells of it."""
+        if channel in self._homeless:
+            self._homeless[channel] = True
+            return True
+        home = self._homes.get(channel)
+        return home is not None and home.missed(channel)
+
+    def stream(self, channel: bytes) -> str:
+        """Name the node that delivers a channel; ``""`` if none does."""
+        home = self._homes.get(channel)
+        return home.stream(channel) if home is not None else ""
+
+    def private(self, stream: str, name: str) -> bytes:
+        """Name a channel that no client can name, in a slot of the node of a stream; nothing if there is none."""
+        named = (link.private(stream, name) for link in self._links.values())
+        return next(filter(None, named), b"")
+
+    def publish(self, channel: bytes, payload: bytes, on_reply: Callable[[int | str], object]) -> None:
+        """Publish at the node that delivers a channel; ``on_reply`` is called once, later."""
+        home = self._homes.get(channel)
+        if home is not None:
+            home.publish(channel, payload, on_reply)
+        else:
+            reason = self.problem or "no node serves its slot"
+            asyncio.get_running_loop().call_soon(on_reply, reason)
 
     def hold(self, full: bool) -> None:
         """Bring no more messages until called with False."""
@@ -227,7 +257,10 @@ class ShardedCluster:
 
     def _open(self, place: Place) -> Link:
         link = self._links[place] = self._make_link(
-            Fixed(self._nodes.address(place)), lambda: self._name_private(place), lambda: self._doubt(place)
+            Fixed(self._nodes.address(place)),
+            lambda: self._name_channel(place, self._own),
+            lambda name: self._name_channel(place, name),
+            lambda: self._doubt(place),
         )
         link.hold(self._held)
         self._tasks[place] = asyncio.create_task(link.run())
@@ -243,10 +276,10 @@ class ShardedCluster:
                 del self._links[place]
                 self._tasks.pop(place).cancel()
 
-    def _name_private(self, place: Place) -> bytes:
-        """Name a channel for a probe: in a slot of that node."""
-        for number in range(PROBE_NAMES):
-            channel = b"%s:%d" % (self._private, number)
+    def _name_channel(self, place: Place, name: str) -> bytes:
+        """Name a private channel in a slot of that node; nothing if it has next to none."""
+        for number in range(NAMES):
+            channel = self._name_private(f"{name}:{number}")
             if self._owners[key_slot(channel)] == place:
                 return channel
         return b""

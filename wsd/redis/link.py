@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
@@ -45,6 +46,15 @@ NOT_YET = "not connected yet"
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Publication:
+    """Something to publish."""
+
+    channel: bytes
+    payload: bytes
+    on_reply: Callable[[int | str], object]
+
+
 class Link:
     """A subscription connection that heals. It is a `wsd.source.Source`.
 
@@ -55,6 +65,7 @@ class Link:
         metrics: counts.
         events: whom to call.
         private: returns a channel for the probe that nobody else uses, or nothing if this server has none.
+        name_private: makes a channel of this server that no client can name from a name, or nothing.
         on_trouble: called when the link is lost, when connecting fails, and when Redis says that channels are on
             another server. The callee moves or retries those channels. Without a callee, the link retries them at every
             beat.
@@ -69,6 +80,7 @@ class Link:
         metrics: Metrics,
         events: Events,
         private: Callable[[], bytes],
+        name_private: Callable[[str], bytes] = lambda name: b"",
         on_trouble: Callable[[], None] | None = None,
     ) -> None:
         self._guide = guide
@@ -77,11 +89,14 @@ class Link:
         self._patience = max(heartbeat, MIN_CONNECT_TIMEOUT)  # seconds that connecting may take
         self._metrics = metrics
         self._events = events
+        self._name_private = name_private
         self._retries = on_trouble is None  # whether channels that are astray are retried here
         self._on_trouble = on_trouble or _do_nothing
         self._loop = asyncio.get_running_loop()
         self._channels = Channels(dialect, metrics)
-        self._settling = False  # whether commands about channels will leave at the end of this pass
+        self._settling = False  # whether commands will leave at the end of this pass
+        self._due: list[_Publication] = []  # what is published then
+        self._unanswered: dict[_Publication, None] = {}  # what was published on this connection, oldest first
         self._vitals = Vitals(
             dialect,
             heartbeat,
@@ -94,6 +109,7 @@ class Link:
         self._probe = self._vitals.probe
         self._wire: Wire | None = None  # None while there is no connection
         self._name = "Redis"  # the connection and its server, for people
+        self._stream = ""  # the server
         self._server: dict[str, str] = {}  # what the server says of itself
         self._problem = NOT_YET  # why there is no connection, for people; "" when there is one
         self._hurry = asyncio.Event()  # set when another server should be tried at once
@@ -192,6 +208,26 @@ class Link:
         self._channels.retry()
         self._settle_soon()
 
+    def missed(self, channel: bytes) -> bool:
+        """Someone new may have missed messages; return whether the confirmation that is to come tells of it."""
+        return self._channels.miss(channel)
+
+    def stream(self, channel: bytes) -> str:
+        """Name the server that delivers a channel; ``""`` if none does.
+
+        If its name has several addresses, two links may be at different servers.
+        """
+        return self._stream if self._wire is not None and self._channels.delivers(channel) else ""
+
+    def private(self, stream: str, name: str) -> bytes:
+        """Name a channel of this server that no client can name; nothing if the stream is another."""
+        return self._name_private(name) if self._wire is not None and stream == self._stream else b""
+
+    def publish(self, channel: bytes, payload: bytes, on_reply: Callable[[int | str], object]) -> None:
+        """Publish at the end of this pass, behind what is subscribed then; ``on_reply`` is called once, later."""
+        self._due.append(_Publication(channel, payload, on_reply))
+        self._settle_soon()
+
     def relocate(self, reason: str) -> None:
         """Leave the server, and ask the guide for another at once."""
         self._hurry.set()
@@ -207,7 +243,7 @@ class Link:
     # What follows for channels: commands at the end of a pass, events at once.
 
     def _settle_soon(self) -> None:
-        if self._channels.unsettled and not self._settling:
+        if (self._channels.unsettled or self._due) and not self._settling:
             self._settling = True
             self._loop.call_soon(self._settle)
 
@@ -216,6 +252,7 @@ class Link:
         self._settling = False
         for command in self._channels.commands():
             self._send(command)
+        self._publish_due()
         if self._wire is not None:
             self._wire.flush()
         self._tell()
@@ -228,6 +265,41 @@ class Link:
             self._tell()
 
         self._wire.send(command.name, channels=command.channels, on_reply=fail)
+
+    def _publish_due(self) -> None:
+        due, self._due = self._due, []
+        for publication in due:
+            self._unanswered[publication] = None
+            if self._wire is None or self._wire.given_up:
+                self._answer(publication, self._problem or "the link has just been given up")
+                continue
+            if self._wire.is_fakeredis:
+                self._answer(publication, "the server takes no commands from subscribers")
+                continue
+            # A server that has paused writes answers the PING, as the vitals expect, and a dead one doesn't.
+            self._wire.send("PING", on_reply=_ignore)
+            receive = partial(self._receive_publish_reply, publication)
+            channel = publication.channel
+            self._wire.send(self._dialect.publish, channel, publication.payload, key=channel, on_reply=receive)
+
+    def _receive_publish_reply(self, publication: _Publication, reply: Reply) -> None:
+        self._answer(publication, reply if type(reply) is int else f"Redis refuses it: {public(reply)}")
+
+    def _answer(self, publication: _Publication, answer: int | str) -> None:
+        """Tell the answer, unless it was told already."""
+        if publication not in self._unanswered:
+            return
+        del self._unanswered[publication]
+        try:
+            publication.on_reply(answer)
+        except Exception as exc:
+            self._metrics.internal_errors += 1
+            bugs.exception(f"publish: {type(exc).__name__}", "what Redis said could not be handled: %s", answer)
+
+    def _fail_publications(self, reason: str) -> None:
+        """Nothing that was published on this connection will be answered."""
+        for publication in list(self._unanswered):
+            self._answer(publication, reason)
 
     def _tell(self) -> None:
         """Tell what has happened to channels."""
@@ -310,6 +382,8 @@ class Link:
         finally:
             if self._wire is not None:
                 self._wire.fail("stopped")
+            self._problem = self._problem or "stopped"
+            self._fail_publications("stopped")
 
     async def _main_loop(self) -> None:
         waits = Backoff(BACKOFF_FIRST, BACKOFF_MAX)
@@ -339,6 +413,7 @@ class Link:
         """
         address = await self._guide.locate()
         self._name = f"Redis at {address}"
+        self._stream = address.path or address.place
         make_wire = partial(Wire, self._dialect, self._receive_message, self._receive_change)
         wire, self._server = await connect(address, make_wire, self._patience)
         try:
@@ -438,6 +513,7 @@ class Link:
             self._lost_at = monotonic()
         lost = self._channels.closed()
         self._tell()
+        self._fail_publications(self._problem)
         logger.warning(
             "%s; %d channels are not delivered until it is back",
             self._problem,
@@ -449,3 +525,7 @@ class Link:
 
 def _do_nothing() -> None:
     """Stands for a callee when there is none."""
+
+
+def _ignore(reply: Reply) -> None:
+    """Any answer will do."""

@@ -39,12 +39,15 @@ def make_source(
         events: whom to call.
     """
     sharded = is_sharded(deployment, pubsub)
-    # Clients can't name it: no topic begins with two underscores.
-    private = f"{prefix}__wsd:{secrets.token_hex(8)}".encode()
+    own = secrets.token_hex(8)  # begins the names of what no other process subscribes to
+
+    def name_private(name: str) -> bytes:
+        return f"{prefix}__wsd:{name}".encode()  # clients can't name it: no topic begins with two underscores
 
     def make_link(
         guide: Guide,
-        name_private: Callable[[], bytes] = lambda: private,
+        private: Callable[[], bytes] = lambda: name_private(own),
+        name_private: Callable[[str], bytes] = name_private,
         on_trouble: Callable[[], None] | None = None,
     ) -> Link:
         return Link(
@@ -53,14 +56,17 @@ def make_source(
             heartbeat=heartbeat,
             metrics=metrics,
             events=events,
-            private=name_private,
+            private=private,
+            name_private=name_private,
             on_trouble=on_trouble,
         )
 
     match deployment:
         case Cluster(seeds) if sharded:
             nodes = Nodes(seeds, heartbeat)
-            return ShardedCluster(nodes, metrics=metrics, events=events, make_link=make_link, private=private)
+            return ShardedCluster(
+                nodes, metrics=metrics, events=events, make_link=make_link, name_private=name_private, own=own
+            )
         case Cluster(seeds):
             return make_link(AnyNode(Nodes(seeds, heartbeat)))
         case Sentinel():

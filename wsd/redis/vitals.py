@@ -161,8 +161,9 @@ class Vitals:
         heartbeat = self._heartbeat
         waiting = wire.waiting(now)
         if wire.unanswered == self._dialect.publish and waiting <= PAUSED_HEARTBEATS * heartbeat:
-            # The PING before it, which left in the same write, is answered. So Redis works, and has paused writes
-            # (CLIENT PAUSE WRITE, a failover by hand): nobody can publish, and nothing is missed.
+            # The PING before it, which left in the same write (the link's own publications have one, too), is answered.
+            # So Redis works, and has paused writes (CLIENT PAUSE WRITE, a failover by hand): nobody can publish, and
+            # nothing is missed.
             return ""
         silence = now - wire.received_at
         if min(silence, waiting) > (1 - MARGIN) * heartbeat:

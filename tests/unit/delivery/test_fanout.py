@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,97 +17,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tests.unit.delivery.house import Ear, House, cut_into_slices, message, notice
 from wsd.delivery import fanout as fanout_module
 from wsd.delivery.fanout import PORTION, Bounds, Fanout
-from wsd.delivery.topics import TopicTable
-from wsd.metrics import Metrics
 from wsd.protocol.frames import text_frame
-from wsd.protocol.messages import gap, message_head
-
-BOUNDS = Bounds(max_backlog=1 << 20, max_backlog_age=10.0)
-
-
-class Loop:
-    """The loop's queue of callbacks."""
-
-    def __init__(self) -> None:
-        self.queue: deque[Callable[[], None]] = deque()
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self.queue.append(callback)
-
-    def run_one(self) -> None:
-        self.queue.popleft()()
-
-    def run(self) -> None:
-        """Until nothing is left to do; a hundred steps are far more than any test here needs."""
-        for _ in range(100):
-            if not self.queue:
-                return
-            self.run_one()
-        raise AssertionError("the fan-out never comes to an end")
-
-
-class Ear:
-    """A connection that records what is written to it."""
-
-    def __init__(self, name: str = "", then: Callable[[], object] = lambda: None) -> None:
-        self.name = name
-        self.writes: list[bytes] = []
-        self.then = then  # what else happens in a write
-
-    def write(self, data: bytes, /) -> object:
-        self.writes.append(data)
-        return self.then()
-
-    def ignore(self, data: bytes, /) -> object:
-        """What the ``write`` of a connection becomes that is gone."""
-
-    def topic_confirmed(self, topic: str) -> None:
-        """All of its topics are."""
-
-    def topic_refused(self, topic: str, reason: str) -> None:
-        raise AssertionError("not the fan-out's to say")
-
-
-class House:
-    """The fan-out, a topic table and a loop, and what connections do with them."""
-
-    def __init__(self, bounds: Bounds = BOUNDS, *, gap_notices: bool = True) -> None:
-        self.loop = Loop()
-        self.held: list[bool] = []  # what the source was told
-        self.metrics = Metrics()
-        self.topics = TopicTable("", self._confirm, lambda channel: None)
-        self.fanout = Fanout(
-            self.topics, self.metrics, bounds, self.loop.call_soon, self.held.append, gap_notices=gap_notices
-        )
-
-    def _confirm(self, channel: bytes) -> None:
-        self.topics.confirm(channel)
-
-    def join(self, ear: Ear, *topics: str) -> Ear:
-        for topic in topics:
-            self.topics.wait(topic, ear)
-            self.topics.listen(topic, ear)
-        return ear
-
-    def ears(self, count: int, *topics: str) -> list[Ear]:
-        return [self.join(Ear(str(number)), *topics) for number in range(count)]
-
-    def leave(self, ear: Ear, topic: str) -> None:
-        """As a connection does at an unsubscribe."""
-        self.fanout.settle(ear)
-        self.topics.leave(topic, ear)
-
-    def vanish(self, ear: Ear, *topics: str) -> None:
-        """As a connection does when it closes."""
-        ear.write = ear.ignore  # type: ignore[method-assign]
-        for topic in topics:
-            self.topics.leave(topic, ear)
-
-    def publish(self, topic: str, *payloads: str) -> None:
-        for payload in payloads:
-            self.fanout.publish(topic.encode(), payload.encode())
+from wsd.protocol.messages import message_head
 
 
 @pytest.fixture
@@ -119,18 +32,6 @@ def house() -> House:
 @pytest.fixture
 def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     cut_into_slices(monkeypatch, 2)
-
-
-def cut_into_slices(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
-    """Let the loop turn after so many writes, as if the time were up."""
-    monkeypatch.setattr(fanout_module, "SLICE", 0.0)
-    monkeypatch.setattr(fanout_module, "STEP", writes)
-    monkeypatch.setattr(fanout_module, "SORT_STEP", 1 << 20)
-
-
-def message(topic: str, *payloads: str) -> bytes:
-    """The frames of some messages of a topic, joined."""
-    return b"".join(text_frame(message_head(topic) + payload.encode() + b"}") for payload in payloads)
 
 
 # A pass.
@@ -348,10 +249,6 @@ def test_others_may_join_inside_a_write(size: int, house: House, monkeypatch: py
 
 
 # Gaps.
-
-
-def notice(topic: str) -> bytes:
-    return text_frame(gap(topic))
 
 
 def test_a_gap_is_announced_before_the_next_message(house: House) -> None:
@@ -585,6 +482,7 @@ class Stay:
         self.published: list[int] = []  # while it lasted
         self.heard: list[int] = []
         self.gaps: deque[int] = deque()  # announced and not heard of: the number of the last message before each
+        self.announced = self.told = 0  # gaps
 
 
 class ModelEar(Ear):
@@ -604,6 +502,7 @@ class ModelEar(Ear):
             parsed = json.loads(payload)
             stay = self.stays[parsed["topic"]]  # a KeyError: it has left
             if parsed["action"] == "gap":
+                stay.told += 1
                 # One that left and came back in the same pass may hear of a gap from before.
                 assert self.last <= (stay.gaps.popleft() if stay.gaps else number_of_all), "a gap comes too late"
                 continue
@@ -621,6 +520,7 @@ class FanoutMachine(RuleBasedStateMachine):
         super().__init__()
         self.house = House()
         self.step = self.published = 0
+        self.barriers: list[bool] = []  # whether each has been passed
         self.ears = [ModelEar() for _ in range(5)]
         for ear in self.ears:
             self.record(ear)
@@ -643,6 +543,7 @@ class FanoutMachine(RuleBasedStateMachine):
         for ear in self.ears:
             if topic in ear.stays:
                 ear.stays[topic].gaps.append(self.published)
+                ear.stays[topic].announced += 1
 
     @rule(ear=EARS, topic=TOPICS)
     def join(self, ear: int, topic: str) -> None:
@@ -658,6 +559,33 @@ class FanoutMachine(RuleBasedStateMachine):
             stay = self.ears[ear].stays.pop(topic)
             heard = [number for number in stay.heard if number in stay.published]
             assert heard == stay.published[: len(heard)], "a gap, and not at the end"
+
+    @rule(old=EARS, new=EARS, topic=TOPICS)
+    def swap(self, old: int, new: int, topic: str) -> None:
+        mine, other = self.ears[old], self.ears[new]
+        if topic in mine.stays and topic not in other.stays:
+            self.step += 1
+            self.house.fanout.settle(mine)
+            assert self.house.topics.swap(topic, mine, other)
+            other.stays[topic] = mine.stays.pop(topic)  # as if it had been there from the beginning
+
+    @rule()
+    def barrier(self) -> None:
+        stays = [(stay, list(stay.published), stay.announced) for ear in self.ears for stay in ear.stays.values()]
+        number, last = len(self.barriers), self.published
+
+        def then() -> None:
+            self.barriers[number] = True
+            assert all(self.barriers[:number]), "barriers out of order"
+            there = [stay for ear in self.ears for stay in ear.stays.values()]
+            for stay, published, announced in stays:
+                assert max(stay.heard, default=0) <= last, "it is behind the barrier"
+                if stay in there:
+                    assert [heard for heard in stay.heard if heard in published] == published
+                    assert stay.told >= announced, "a notice from before the barrier is due"
+
+        self.barriers.append(False)
+        self.house.fanout.barrier(then)
 
     @rule(ear=EARS)
     def vanish(self, ear: int) -> None:
@@ -682,6 +610,7 @@ class FanoutMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         while self.house.loop.queue:
             self.run_one()
+        assert all(self.barriers)
         for ear in self.ears:
             for stay in ear.stays.values():
                 assert [number for number in stay.heard if number in stay.published] == stay.published

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from wsd.delivery.marks import Mark
 from wsd.delivery.topics import TopicTable
 
 
@@ -255,6 +256,84 @@ def test_listeners_may_begin_to_listen_while_they_are_told(table: TopicTable) ->
     table.confirm(b"news")
     assert listeners(table, b"news") == ears
     assert not table.channels[b"news"].waiters
+
+
+# Swaps.
+
+
+def test_one_takes_the_place_of_another_and_redis_hears_nothing(table: TopicTable, redis_side: Redis) -> None:
+    ann, bob, new, waiting = Ear(), Ear(), Ear(), Ear()
+    for ear in (ann, bob, waiting):
+        table.wait("news", ear)
+    for ear in (ann, bob):
+        table.listen("news", ear)
+    calls = list(redis_side.calls)
+    assert table.swap("news", ann, new)
+    assert listeners(table, b"news") == [bob, new]
+    assert not table.swap("news", ann, new), "it listens no more"
+    assert not table.swap("news", waiting, new), "one that waits does not listen"
+    assert not table.swap("sport", ann, new)
+    assert table.swap("news", bob, new)
+    assert listeners(table, b"news") == [new]
+    assert table.channels[b"news"].heard
+    assert list(table.channels[b"news"].waiters) == [waiting]
+    assert redis_side.calls == calls
+    assert new.told == []
+
+
+def test_the_last_one_that_listens_can_be_swapped(table: TopicTable, redis_side: Redis) -> None:
+    old, new = Ear(), Ear()
+    table.wait("news", old)
+    table.listen("news", old)
+    table.swap("news", old, new)
+    assert redis_side.wanted == {b"news"}
+    table.leave("news", old)
+    assert redis_side.wanted == {b"news"}
+    table.leave("news", new)
+    assert redis_side.wanted == set()
+
+
+# By name.
+
+
+def test_a_topic_is_asked_for_by_name(redis_side: Redis) -> None:
+    table = TopicTable("app:", redis_side.subscribe, redis_side.unsubscribe)
+    assert table.channel("café") == b"app:caf\xc3\xa9"
+    assert not table.confirmed("café")
+    table.wait("café", Ear())
+    assert not table.confirmed("café")
+    table.confirm(b"app:caf\xc3\xa9")
+    assert table.confirmed("café")
+    table.unconfirm([b"app:caf\xc3\xa9"])
+    assert not table.confirmed("café")
+
+
+# Marks.
+
+
+def test_a_mark_is_subscribed_told_and_no_topic(table: TopicTable, redis_side: Redis) -> None:
+    told: list[object] = []
+    mark = Mark(
+        b"__wsd:mark:1",
+        on_confirmed=lambda: told.append("confirmed"),
+        on_refused=told.append,
+        on_mark=told.append,
+        on_lost=lambda: told.append("lost"),
+    )
+    table.place(mark)
+    assert redis_side.wanted == {b"__wsd:mark:1"}
+    assert len(table) == len(table.channels) == 0
+    table.confirm(b"__wsd:mark:1")
+    table.unconfirm([b"__wsd:mark:1"])
+    table.refuse(b"__wsd:mark:1", "no")
+    assert told == ["confirmed", "lost", "no"]
+    with pytest.raises(ValueError, match="taken"):
+        table.place(mark)
+    table.remove(mark)
+    table.remove(mark)
+    assert redis_side.calls == [("subscribe", b"__wsd:mark:1"), ("unsubscribe", b"__wsd:mark:1")]
+    table.confirm(b"__wsd:mark:1")
+    assert len(told) == 3
 
 
 # Leaks.

@@ -381,6 +381,43 @@ def test_other_errors_end_the_connection_and_say_what_to_do(dialect: Dialect, er
         redis.refuse([b"a"], error)
 
 
+def test_someone_new_may_have_missed_messages_of_a_channel_that_is_not_confirmed() -> None:
+    redis = Redis()
+    redis.channels.want(b"a")
+    redis.channels.opened()
+    redis.end_pass()
+    assert not redis.channels.delivers(b"a")
+    assert redis.channels.miss(b"a")
+    redis.confirm(b"a")
+    assert redis.channels.delivers(b"a")
+    assert not redis.channels.miss(b"a"), "it is confirmed"
+    assert not redis.channels.withholds(b"a")
+    assert not redis.channels.miss(b"b"), "nobody wants it"
+    redis.channels.unwant(b"a", redis.time)
+    assert not redis.channels.delivers(b"a")
+    assert not redis.channels.miss(b"a")
+    redis.channels.want(b"a")
+    assert redis.channels.miss(b"a"), "its confirmation is owed"
+    redis.end_pass()
+    redis.channels.closed()
+    assert redis.channels.miss(b"a")
+    assert redis.events == [("gap", b"a"), ("gap", b"a"), ("lost", b"a")]
+
+
+def test_someone_new_at_a_refused_channel_hears_of_the_gap_when_it_is_permitted() -> None:
+    redis = Redis()
+    redis.channels.want(b"a")
+    redis.channels.opened()
+    redis.end_pass()
+    redis.refuse([b"a"], NOPERM)
+    assert redis.channels.miss(b"a")
+    assert (redis.channels.gaps, redis.channels.refused) == (0, 1)
+    redis.channels.tidy(redis.time + REFUSED_RETRY)
+    assert redis.end_pass() == [("SUBSCRIBE", [b"a"])]
+    redis.confirm(b"a")
+    assert redis.events == [("refused", b"a"), ("gap", b"a")]
+
+
 def test_confirmations_that_nobody_asked_for_do_not_add_up() -> None:
     redis = Redis()
     redis.have(b"a")
@@ -449,6 +486,13 @@ class ChannelsMachine(RuleBasedStateMachine):
             for told in (self.wanted, self.heard, self.missed):
                 told.discard(channel)
             self.channels.unwant(channel, self.time)
+
+    @rule(channel=NAMES)
+    def miss(self, channel: bytes) -> None:
+        to_come = channel in self.wanted and channel not in self.heard
+        assert self.channels.miss(channel) is to_come
+        if to_come:
+            self.missed.add(channel)
 
     @rule(channel=NAMES, times=st.integers(2, 3))
     def hesitate(self, channel: bytes, times: int) -> None:

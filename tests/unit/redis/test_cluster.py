@@ -57,13 +57,21 @@ class PlayedNodes:
 class PlayedLink:
     """Keeps what it was told."""
 
-    def __init__(self, place: Place, name_private: Callable[[], bytes], on_trouble: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        probe: Callable[[], bytes],
+        name_private: Callable[[str], bytes],
+        on_trouble: Callable[[], None],
+    ) -> None:
         self.place = place
+        self.probe = probe
         self.name_private = name_private
         self.on_trouble = on_trouble
         self.channels: dict[bytes, bool] = {}  # whether they were entrusted with a gap
         self.released: list[bytes] = []
-        self.missed = True  # whether what is released was delivered
+        self.published: list[tuple[bytes, bytes]] = []
+        self.delivered = True  # whether what is released was
         self.problem = ""
         self.failing = self.astray = self.running = self.held = False
         self.retries = 0
@@ -85,7 +93,20 @@ class PlayedLink:
     def release(self, channel: bytes) -> bool:
         del self.channels[channel]
         self.released.append(channel)
-        return self.missed
+        return self.delivered
+
+    def missed(self, channel: bytes) -> bool:
+        return channel in self.channels
+
+    def stream(self, channel: bytes) -> str:
+        return self.place[0] if channel in self.channels else ""
+
+    def private(self, stream: str, name: str) -> bytes:
+        return self.name_private(name) if stream == self.place[0] else b""
+
+    def publish(self, channel: bytes, payload: bytes, on_reply: Callable[[int | str], object]) -> None:
+        self.published.append((channel, payload))
+        on_reply(2)
 
     def retry(self) -> None:
         self.retries += 1
@@ -113,7 +134,8 @@ class House:
             metrics=Metrics(),
             events=Events(self.never, self.never, self.never, self.add_lost),
             make_link=self.make_link,
-            private=b"__wsd:1",
+            name_private=lambda name: f"app:__wsd:{name}".encode(),
+            own="1",
         )
 
     def never(self, *args: Any) -> None:
@@ -122,9 +144,15 @@ class House:
     def add_lost(self, channels: Iterable[bytes]) -> None:
         self.lost += channels
 
-    def make_link(self, guide: Fixed, name_private: Callable[[], bytes], on_trouble: Callable[[], None]) -> Link:
+    def make_link(
+        self,
+        guide: Fixed,
+        probe: Callable[[], bytes],
+        name_private: Callable[[str], bytes],
+        on_trouble: Callable[[], None],
+    ) -> Link:
         place = (guide.address.host, guide.address.port)
-        self.links[place] = PlayedLink(place, name_private, on_trouble)
+        self.links[place] = PlayedLink(place, probe, name_private, on_trouble)
         return cast(Link, self.links[place])
 
     async def look_again(self, answer: Topology | LinkError) -> None:
@@ -190,7 +218,7 @@ async def test_channels_move_with_their_slots_and_the_old_link_is_closed() -> No
 async def test_what_was_never_delivered_moves_without_a_gap() -> None:
     async with running(split(A, B)) as house:
         house.cluster.subscribe(LOW)
-        house.links[A].missed = False
+        house.links[A].delivered = False
         await house.look_again(split(C, B))
         assert house.links[C].channels == {LOW: False}
 
@@ -284,11 +312,47 @@ async def test_the_probe_of_a_link_has_a_channel_in_a_slot_of_its_node() -> None
         house.cluster.subscribe(LOW)
         house.cluster.subscribe(HIGH)
         for place, low in ((A, True), (B, False)):
-            channel = house.links[place].name_private()
-            assert channel.startswith(b"__wsd:1:")
+            channel = house.links[place].probe()
+            assert channel.startswith(b"app:__wsd:1:")
             assert (key_slot(channel) < HALF) is low
         await house.look_again(split(B, B))
-        assert house.links[A].name_private() == b""
+        assert house.links[A].probe() == b""
+
+
+async def test_each_node_s_link_is_a_stream_with_private_channels_in_its_slots() -> None:
+    async with running(split(A, B)) as house:
+        cluster = house.cluster
+        cluster.subscribe(LOW)
+        cluster.subscribe(HIGH)
+        assert (cluster.stream(LOW), cluster.stream(HIGH), cluster.stream(b"stranger")) == ("a", "b", "")
+        for stream, place, low in (("a", A, True), ("b", B, False)):
+            channel = cluster.private(stream, "mark:7")
+            assert channel.startswith(b"app:__wsd:mark:7:")
+            assert (key_slot(channel) < HALF) is low
+            cluster.subscribe(channel)
+            assert cluster.stream(channel) == stream
+            answers: list[int | str] = []
+            cluster.publish(channel, b"x", answers.append)
+            assert house.links[place].published == [(channel, b"x")]
+            assert answers == [2]
+        assert cluster.private("c", "mark:7") == b""
+
+
+async def test_someone_new_may_have_missed_messages_of_a_channel_wherever_it_is() -> None:
+    async with running(Topology(((0, HALF - 1, A),), frozenset(), True)) as house:
+        house.cluster.subscribe(LOW)
+        house.cluster.subscribe(HIGH)
+        assert house.cluster.missed(LOW)
+        assert house.cluster.missed(HIGH)
+        assert not house.cluster.missed(b"stranger")
+        assert house.cluster.stream(HIGH) == ""
+        answers: list[int | str] = []
+        house.cluster.publish(HIGH, b"x", answers.append)
+        assert answers == []
+        await asyncio.sleep(0)
+        assert answers == ["1 channels are in slots that no node serves"]
+        await house.look_again(split(A, B))
+        assert house.links[B].channels == {HIGH: True}
 
 
 async def test_classic_links_go_to_any_master_and_leave_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

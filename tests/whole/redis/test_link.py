@@ -45,6 +45,109 @@ async def test_a_thousand_refused_connections_in_a_row_are_not_the_last(
         await recorder.until("confirmed", b"after")
 
 
+# Publishing.
+
+
+async def test_what_is_published_comes_behind_what_is_subscribed_in_the_same_pass(redis: RedisServer) -> None:
+    async with linked(redis.url) as (link, recorder), linked(redis.url) as (other, _):
+        assert (link.stream(b"mine"), link.private("", "mine")) == ("", b"")
+        other.subscribe(b"both")
+        await eventually(lambda: other.stream(b"both"))
+        stream = other.stream(b"both")
+        assert stream == f"127.0.0.1:{redis.port}"
+        assert (link.private(stream, "mark:7"), link.private("elsewhere:1", "mark:7")) == (b"__wsd:mark:7", b"")
+        answers: list[int | str] = []
+        for channel in (b"mine", b"both"):
+            link.publish(channel, b"x", answers.append)
+            link.subscribe(channel)
+        assert answers == []
+        await eventually(lambda: len(answers) == 2)
+        assert answers == [1, 2]
+        await recorder.until("message", b"mine", b"x")
+        assert link.stream(b"mine") == link.stream(b"both") == stream
+        assert link.stream(b"stranger") == ""
+
+
+async def test_what_is_published_while_the_link_is_down_is_answered_with_the_reason(own_redis: RedisServer) -> None:
+    own_redis.stop()
+    answers: list[int | str] = []
+    async with linked(own_redis.url, wait=False) as (link, _):
+        link.publish(b"a", b"x", answers.append)
+        await eventually(lambda: answers)
+        await eventually(lambda: link.failing)
+        link.publish(b"a", b"x", answers.append)
+        await eventually(lambda: len(answers) == 2)
+        assert "not connected yet" in str(answers[0])
+        assert "can't connect" in str(answers[1])
+    link.publish(b"a", b"x", answers.append)
+    await eventually(lambda: len(answers) == 3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("dropped", "lost the link"),
+        ("deaf", "no answer to P"),
+        ("relocated", "another is better"),
+        ("stopped", "stopped"),
+    ],
+)
+async def test_what_is_published_is_answered_once_however_the_link_ends(
+    fault: str, reason: str, redis: RedisServer
+) -> None:
+    answers: list[int | str] = []
+    async with Proxy(redis.port) as proxy:
+        async with linked(f"redis://127.0.0.1:{proxy.port}") as (link, recorder):
+            link.subscribe(b"a")
+            await recorder.until("confirmed", b"a")
+            proxy.upward.flow = Flow.DISCARD
+            link.publish(b"a", b"x", answers.append)
+            await asyncio.sleep(0)  # it leaves
+            match fault:
+                case "dropped":
+                    await proxy.drop()
+                case "relocated":
+                    link.relocate("another is better")
+            if fault != "stopped":
+                await recorder.until("lost")
+                assert len(answers) == 1
+                proxy.heal()
+                await recorder.until("gap", b"a")
+        assert len(answers) == 1
+        assert reason in str(answers[0])
+
+
+async def test_what_is_published_on_a_link_that_is_given_up_is_answered_too(redis: RedisServer) -> None:
+    async with linked(redis.url) as (link, _):
+        answers: list[int | str] = []
+        link.relocate("another is better")
+        link.publish(b"a", b"x", answers.append)
+        await eventually(lambda: answers)
+        assert isinstance(answers[0], str)
+
+
+async def test_a_user_who_may_not_publish_is_told_so(own_redis: RedisServer) -> None:
+    own_redis("ACL", "SETUSER", "listener", "on", ">pw", "+@connection", "+subscribe", "allchannels")
+    async with linked(own_redis.url.replace("//", "//listener:pw@")) as (link, _):
+        answers: list[int | str] = []
+        link.publish(b"a", b"x", answers.append)
+        await eventually(lambda: answers)
+        assert "NOPERM" in str(answers[0])
+        assert link.up
+
+
+async def test_a_bug_about_an_answer_is_counted_and_harms_no_other(redis: RedisServer) -> None:
+    def fail(answer: int | str) -> None:
+        raise KeyError("a bug")
+
+    async with linked(redis.url) as (link, recorder):
+        answers: list[int | str] = []
+        link.publish(b"a", b"x", fail)
+        link.publish(b"a", b"x", answers.append)
+        await eventually(lambda: answers)
+        assert (recorder.metrics.internal_errors, recorder.metrics.link_failures) == (1, 0)
+
+
 # Subscribing.
 
 
