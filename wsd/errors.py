@@ -9,6 +9,7 @@
     ├── CommandError        a command that can't do what it was asked to: exit status 1 or 2
     ├── HandshakeError      an opening handshake that is refused
     ├── RequestError        a client's request that is answered with an ``error`` message
+    ├── RecordError         the record of a connection that this wsd can't read
     └── LinkError           the link to Redis could not be made, or was lost
 
 Exceptions of libraries are mapped to these at the edge where the library is called.
@@ -22,6 +23,7 @@ __all__ = [
     "CommandError",
     "HandshakeError",
     "LinkError",
+    "RecordError",
     "RequestError",
     "SettingsError",
     "StartupError",
@@ -109,6 +111,13 @@ class RequestError(WsdError):
         self.code = code
         self.message = message
         self.request_id = request_id
+
+
+class RecordError(WsdError):
+    """The record of a connection can't be read: another version of wsd wrote it, or it is broken.
+
+    Its text names the version or the field. It holds nothing of what the record holds, which may be secret.
+    """
 
 
 class LinkError(WsdError):

@@ -132,6 +132,11 @@ class Metrics:
         "times that SIGHUP made the daemon read its settings again, by result: done or failed",
         "result",
     ] = field(default_factory=_counters("done", "failed"))
+    moves: Annotated[
+        Counter[str],
+        "moves of connections between processes: in, out, gap (in, with a gap), back (stayed), sent_away (1012), lost",
+        "result",
+    ] = field(default_factory=_counters("in", "out", "gap", "back", "sent_away", "lost"))
     refused_handshakes: Annotated[
         Counter[str],
         "opening handshakes refused, by reason, with the HTTP status of the answer, or none",

@@ -13,6 +13,7 @@ from websockets.server import ServerProtocol
 
 from wsd.auth.grant import Authenticator, OpenAuthenticator
 from wsd.auth.jwt import JWTAuthenticator
+from wsd.clients.acceptance import AcceptedConnection
 from wsd.clients.connection import Connection, Shared
 from wsd.clients.gateway import Gateway
 from wsd.clients.refusals import Refusals
@@ -122,7 +123,7 @@ class House:
 
     def connection(self) -> Connection:
         """What the event loop makes for an accepted socket. Call ``connection_made()`` next."""
-        return Connection(self._shared, ServerProtocol(max_size=MAX_SIZE))
+        return AcceptedConnection(self._shared, ServerProtocol(max_size=MAX_SIZE))
 
 
 def library_connection(transport: asyncio.Transport) -> LibraryConnection:

@@ -35,3 +35,12 @@ class Allowance:
         self._charged_at = now
         self.left = min(self.left + earned, self._burst) - 1
         return -self.left / rate if self.left < 0 else 0.0
+
+    def left_at(self, now: float) -> float | None:
+        """What may be spent at a time, for a record; None if the limit is off."""
+        return min(self.left + (now - self._charged_at) * self._rate, self._burst) if self._rate else None
+
+    def resume(self, left: float | None) -> None:
+        """Go on with what was left when a record was made, as far as this limit lets anyone save up."""
+        if left is not None and self._rate:
+            self.left = min(left, self._burst)

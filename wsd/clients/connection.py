@@ -1,13 +1,19 @@
 """One client's socket: the library's protocol below, our session above.
 
-``websockets.serve`` makes one :class:`Connection` per accepted socket, and gives it the library's sans-I/O
-:class:`~websockets.server.ServerProtocol`. This class is what stands between that and the transport. It takes the place
-of the library's ``ServerConnection``, which hands messages through queues to a task per client: here the handshake is
-answered and requests are handled where their bytes arrive, and nothing is awaited. A connection has no task at all.
+A :class:`Connection` is what stands between the transport and the library's sans-I/O
+:class:`~websockets.server.ServerProtocol`. It takes the place of the library's ``ServerConnection``, which hands
+messages through queues to a task per client: here requests are handled where their bytes arrive, and nothing is
+awaited. A connection has no task at all.
 
-Its parts: how far a connection is (:mod:`wsd.clients.phases`); the opening handshake (:mod:`wsd.clients.handshake`);
-writing, and what happens when the client can't keep up (:mod:`wsd.clients.writer`); what clients do wrong
-(:mod:`wsd.clients.refusals`).
+A class for each thing that a connection does, each on top of the one before:
+
+- :class:`~wsd.clients.writer.Writer` writes, and bounds what waits when the client can't keep up;
+- :class:`Connection` reads, does what the session wants, and closes;
+- :class:`~wsd.clients.moving.MovableConnection` leaves for another process;
+- :class:`~wsd.clients.acceptance.AcceptedConnection` and :class:`~wsd.clients.arrival.ArrivedConnection` are the two
+  ways in: by an opening handshake, or with a record from another process.
+
+How far a connection is stands in :mod:`wsd.clients.phases`, what clients do wrong in :mod:`wsd.clients.refusals`.
 
 Called by the event loop with what a client sends (:meth:`Connection.data_received`), by the topic table with Redis's
 answers, by the sweep when a deadline has come; calls the session, and carries out the effects that it returns.
@@ -21,22 +27,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol, cast
 
-from websockets.asyncio.server import Server
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
 from websockets.typing import BytesLike
 
 from wsd.auth.grant import Authenticator
 from wsd.auth.jwt import MAX_TOKEN
-from wsd.backoff import spread
 from wsd.clients import sansio
-from wsd.clients.handshake import Accepted, Handshake
 from wsd.clients.phases import Phase
 from wsd.clients.refusals import Refusals
 from wsd.clients.replies import Reply
@@ -46,11 +49,10 @@ from wsd.codes import Close, HandshakeReason
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
-from wsd.errors import HandshakeError
 from wsd.logs import fields
 from wsd.metrics import Metrics
 from wsd.protocol.frames import PING, text_frame
-from wsd.protocol.messages import CONNECTED, SESSION_AUTHENTICATED, session_created
+from wsd.protocol.messages import SESSION_AUTHENTICATED
 from wsd.slices import Slices
 
 __all__ = ["Connection", "Door", "Shared"]
@@ -69,8 +71,6 @@ MAX_PAUSE = 5.0
 
 MAX_REASON = 123
 """Bytes of the reason in a close frame: a control frame's 125 less the code (RFC 6455, section 5.5)."""
-
-_GREETING = text_frame(CONNECTED)
 
 _BUFFER = bytearray(READ_SLICE)
 """Where sockets are read into, all of them: bytes are taken out before the next one is read."""
@@ -95,6 +95,12 @@ class Door(Protocol):
 
     def left(self, connection: Connection) -> None:
         """A socket is gone."""
+
+    def arrived(self, connection: Connection) -> None:
+        """A socket has come from another process, with a client that was let in there."""
+
+    def moved_out(self, connection: Connection) -> None:
+        """A socket is gone, because another process has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +128,12 @@ class Connection(Writer):
     Args:
         shared: what all connections share.
         protocol: the library's sans-I/O protocol.
-        server: the library's server, which has no part in what follows.
-        options: the library's options for its own connections; they have no effect.
+        phase: in which it begins.
     """
 
     # Thousands of these: an instance dictionary of so many names takes 1.5 KiB.
     __slots__ = (
-        "_accepted_at",
         "_ends_at",
-        "_handshake",
         "_linger",
         "_message",
         "_message_opcode",
@@ -138,38 +141,30 @@ class Connection(Writer):
         "_outgoing",
         "_pong_due",
         "_reading",
+        "_reads_at",
         "_shared",
+        "_timer",
         "protocol",
         "session",
     )
 
-    def __init__(
-        self, shared: Shared, protocol: ServerProtocol, server: Server | None = None, **options: object
-    ) -> None:
-        super().__init__(shared.bounds, shared.sweep)
+    def __init__(self, shared: Shared, protocol: sansio.Protocol, phase: Phase) -> None:
+        super().__init__(shared.bounds, shared.sweep, phase)
         self._shared = shared
-        self.protocol = sansio.adopt(protocol)
+        self.protocol = protocol
         self.session: Session | None = None  # of a client that was let in
-        self._accepted_at = shared.sweep.time()
-        self._ends_at = self._accepted_at + (self.phase.seconds or 0.0)  # if the phase has an end
+        self._ends_at = shared.sweep.time() + (phase.seconds or 0.0)  # if the phase has an end
         self._next_ping = 0.0  # when the next ping is due; while open
         self._pong_due: float | None = None  # when the pong is late; None while no ping is unanswered
-        self._handshake: Handshake | None = Handshake(self.protocol)  # until it is answered
         self._linger = MAX_LINGER  # bytes that may still be read of a connection that ends
         self._message: bytearray | None = None  # what has come of a fragmented message
         self._message_opcode = Opcode.TEXT  # of that message
         self._reading = True  # False while we don't read from the socket
+        self._reads_at = 0.0  # when we read on, or have last done so, by the loop's clock
+        self._timer: asyncio.Handle | None = None  # reads on then; None while we read
         self._outgoing: list[bytes] | None = None  # answers to one slice, written together; None between slices
 
     # Life and death.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a new socket."""
-        super().connection_made(transport)
-        if self._shared.door.entered(self):
-            self._shared.sweep.schedule(self, self._ends_at)
-        else:
-            self._refuse_handshake(HandshakeError(HandshakeReason.CROWD))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
@@ -307,8 +302,8 @@ class Connection(Writer):
     def data_received(self, data: bytes) -> None:
         """Handle what the client sent; if it has sent more, or must wait, stop reading until later."""
         full = len(data) >= READ_SLICE
-        if self.phase is Phase.HANDSHAKE:
-            data = self._receive_request(data)
+        if self.phase.early:
+            data = self._receive_early(data)
         seconds = self._receive(data) if data and self.phase.takes_frames else 0.0
         if self.phase is Phase.CLOSING or self.phase is Phase.ENDING:
             self._linger -= len(data)
@@ -316,8 +311,7 @@ class Connection(Writer):
                 self._enter(Phase.DEAF)
                 self._pause_reading()
         if (seconds or full) and self.phase.reads:
-            self._pause_reading()
-            self.loop.call_later(min(seconds, MAX_PAUSE), self._read_on)
+            self._read_in(min(seconds, MAX_PAUSE))
 
     def eof_received(self) -> bool:
         """The client sends nothing more.
@@ -332,7 +326,7 @@ class Connection(Writer):
         return True
 
     def _end_of_stream(self) -> None:
-        if self.phase is Phase.GONE:
+        if self.phase is Phase.GONE or self.phase is Phase.AWAY:  # whoever reads on comes upon the end again
             return
         if self.phase.takes_frames:
             self.protocol.receive_eof()
@@ -345,7 +339,16 @@ class Connection(Writer):
         self._reading = False
         self.transport.pause_reading()
 
+    def _read_in(self, seconds: float) -> None:
+        """Read nothing for so many seconds."""
+        self._pause_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._reads_at = self.loop.time() + seconds
+        self._timer = self.loop.call_later(seconds, self._read_on)
+
     def _read_on(self) -> None:
+        self._timer = None
         if self.phase.reads and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
@@ -410,73 +413,33 @@ class Connection(Writer):
         if session.state is State.AUTHENTICATED:
             self.protocol.max_message_size = self._shared.max_size
 
-    # The opening handshake.
+    # Before it is open.
 
-    def _receive_request(self, data: bytes) -> bytes:
-        """Take a part of the request, and answer it when its head is whole.
+    @abstractmethod
+    def _receive_early(self, data: bytes) -> bytes:
+        """Take bytes that have come before the connection is open.
 
         Returns:
-            What came behind it and is to be read as frames: nothing unless the handshake is done.
+            What is to be read as frames: nothing unless the connection is open now.
         """
-        assert self._handshake is not None
-        try:
-            accepted = self._handshake.receive(data)
-            if accepted is None:
-                return b""
-            if (reason := self._shared.door.refusal()) is not None:
-                raise HandshakeError(reason)
-        except HandshakeError as exc:
-            self._refuse_handshake(exc)
-            return b""
-        self._open(accepted)
-        return accepted.rest
-
-    def _open(self, accepted: Accepted) -> None:
-        """Let the client in. The greeting leaves in the same write as the response."""
-        shared, protocol = self._shared, self.protocol
-        shared.door.admitted()
-        if accepted.subprotocols and protocol.subprotocol is None:
-            shared.refusals.subprotocols(self.peer)
-        protocol.send_response(accepted.response)
-        self._handshake = None
-        now = shared.sweep.time()
-        self.session = session = Session(shared.authenticator, shared.limits, now)
-        self._enter(Phase.OPEN)
-        if session.state is State.ANONYMOUS:
-            protocol.max_message_size = min(MAX_UNAUTHORIZED, shared.max_size)
-        # A random first interval, so that the pings of a reconnected fleet don't come in step.
-        self._next_ping = now + spread(shared.ping_interval)
-        shared.sweep.schedule(self, min(self._next_ping, session.deadline))
-        shared.metrics.handshakes += 1
-        shared.metrics.handshake_seconds.observe(now - self._accepted_at)
-        if logger.isEnabledFor(logging.DEBUG):
-            self._debug("connected")
-        self.write(b"".join((*protocol.data_to_send(), _GREETING, text_frame(session_created(session.id)))))
 
     def _break_off(self, reason: HandshakeReason) -> bool:
         """Refuse a handshake of which nothing more will come; return whether there is one."""
-        if self._handshake is None:
-            return False
-        self._refuse_handshake(self._handshake.broken_off(reason))
-        return True
+        return False
 
-    def _refuse_handshake(self, error: HandshakeError) -> None:
-        """Answer with something else than 101 where there is somebody to answer, and end the connection."""
-        assert self._handshake is not None
-        shared, handshake = self._shared, self._handshake
-        self._handshake = None
-        if error.reason is HandshakeReason.ERROR:
-            shared.refusals.bug(self.protocol.handshake_exc)
-        shared.refusals.handshake(error, self.peer)
-        response = handshake.refuse(error)
-        if response is None:
-            self.abort()
-            return
-        self._enter(Phase.ENDING)
-        with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError on a closing transport
-            self.transport.write(response.serialize())
-            self._write_end()
-        shared.door.refused(self)
+    def _begin(self, session: Session, next_ping: float) -> None:
+        """Be open.
+
+        Args:
+            session: the client's.
+            next_ping: when the first ping is due.
+        """
+        self.session = session
+        self._enter(Phase.OPEN)
+        if session.state is State.ANONYMOUS:
+            self.protocol.max_message_size = min(MAX_UNAUTHORIZED, self._shared.max_size)
+        self._next_ping = next_ping
+        self._sweep.schedule(self, min(next_ping, session.deadline))
 
     # What the session wants.
 

@@ -1,6 +1,7 @@
 """The door: the listening sockets, which clients are let in, and how all of them are sent away at the end.
 
-``websockets.serve`` is the server; it makes a `wsd.clients.connection.Connection` for each socket that is accepted.
+``websockets.serve`` is the server; it makes a `wsd.clients.acceptance.AcceptedConnection` for each socket that is
+accepted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import cast
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Origin, Subprotocol
 
+from wsd.clients.acceptance import AcceptedConnection
 from wsd.clients.connection import Connection, Shared
 from wsd.clients.phases import CLOSE_TIMEOUT
 from wsd.clients.sansio import LIBRARY, close_code
@@ -60,7 +62,7 @@ class Gateway:
         self._subprotocols = [*map(Subprotocol, subprotocols)]
         self._servers: list[Server] = []
         self._emptied = asyncio.Event()  # set when the last connection has left
-        self.connections: set[Connection] = set()  # every accepted socket
+        self.connections: set[Connection] = set()  # every client's socket
         self._inside = 0  # those that were let in and have not left
         self._lingering: dict[Connection, None] = {}  # those that were refused and have not closed, oldest first
         self._said_full = False  # whether the log has said that it is full, and not yet that it isn't any more
@@ -86,7 +88,7 @@ class Gateway:
                 await serve(
                     never,
                     sock=sock,
-                    create_connection=cast(type[ServerConnection], partial(Connection, shared)),
+                    create_connection=cast(type[ServerConnection], partial(AcceptedConnection, shared)),
                     origins=self._origins,
                     subprotocols=self._subprotocols,
                     compression=None,
@@ -118,21 +120,41 @@ class Gateway:
         return True
 
     def left(self, connection: Connection) -> None:
-        """Count a socket out."""
-        self.connections.discard(connection)
+        """Count a socket out, unless that was done when it moved."""
+        if connection not in self.connections:
+            return
         self._lingering.pop(connection, None)
         if connection.session is not None:
-            self._inside -= 1
             self._metrics.close_codes[close_code(connection.protocol)] += 1
-            if (
-                self._said_full
-                and not self.draining
-                and self._inside <= min(self.max_connections - 1, 0.95 * self.max_connections)
-            ):
-                self._said_full = False
-                logger.info("no longer full: %d connections, and new clients are let in", self._inside)
+            self._give_up_place()
+        self._forget(connection)
+
+    def _give_up_place(self) -> None:
+        self._inside -= 1
+        if (
+            self._said_full
+            and not self.draining
+            and self._inside <= min(self.max_connections - 1, 0.95 * self.max_connections)
+        ):
+            self._said_full = False
+            logger.info("no longer full: %d connections, and new clients are let in", self._inside)
+
+    def _forget(self, connection: Connection) -> None:
+        self.connections.discard(connection)
         if not self.connections:
             self._emptied.set()
+
+    def arrived(self, connection: Connection) -> None:
+        """Count a client in that comes from another process, where it had a place: there is one for it here, too."""
+        self._metrics.moves["in"] += 1
+        self.connections.add(connection)
+        self._inside += 1
+
+    def moved_out(self, connection: Connection) -> None:
+        """Count a client out that another process has."""
+        self._metrics.moves["out"] += 1
+        self._give_up_place()
+        self._forget(connection)
 
     def refused(self, connection: Connection) -> None:
         """Note a socket that only waits for its client to close: it holds no place."""
@@ -154,6 +176,15 @@ class Gateway:
         self._inside += 1
 
     # The end.
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more, and leave the clients alone. Handshakes in progress go on.
+
+        Our descriptors of the listening sockets are closed. Who has others of the same sockets loses nobody: what waits
+        to be accepted is lost with the last one (no shutdown(2)).
+        """
+        for server in self._servers:
+            server.close(close_connections=False)
 
     async def drain(self, seconds: float) -> None:
         """Send everybody away, evenly over a time, so that they don't reach the other replicas in one crowd.
@@ -178,8 +209,7 @@ class Gateway:
     async def close(self) -> None:
         """Stop listening, and abort those who are left. Called once, at the end."""
         self.draining = True
-        for server in self._servers:
-            server.close()
+        self.stop_listening()
         if self.connections:
             logger.warning("aborting %d connections", len(self.connections))
             for connection in list(self.connections):

@@ -7,9 +7,11 @@ a session holds nothing back, so it makes a :class:`Replies` when it needs one.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from wsd.clients.record import OwedReply
 from wsd.codes import ErrorCode, Refusal
 from wsd.protocol import messages
 
@@ -78,6 +80,30 @@ class Replies(deque[_Held]):
         for held in self:
             if held.topic == topic:
                 held.topic = ""
+
+    def ask_anew(self, topics: Container[str]) -> None:
+        """Make the replies of these topics unknown again."""
+        for held in self:
+            if held.topic in topics:
+                held.reply = UNKNOWN
+
+    def pack(self, now: float) -> tuple[OwedReply, ...]:
+        """Write the replies into a record.
+
+        What is known starts nothing any more, so its topic and its request's id are left out: see :meth:`ask_anew`.
+        """
+        return tuple(
+            OwedReply(None, held.topic, held.request_id, None, "", "", held.deadline - now)
+            if held.reply is UNKNOWN
+            else OwedReply(held.reply.payload, "", None, *held.reply[1:], held.deadline - now)
+            for held in self
+        )
+
+    def unpack(self, owed: Iterable[OwedReply], now: float) -> None:
+        """Take the replies of a record."""
+        for each in owed:
+            reply = UNKNOWN if each.payload is None else Reply(each.payload, each.refusal, each.reason, each.subject)
+            self.hold(reply, each.topic, each.request_id, now + each.seconds)
 
     def take(self) -> list[_Held]:
         """Take the replies whose turn has come."""

@@ -31,6 +31,10 @@ confirmed while its reply is held back (CONFIRMED) isn't delivered yet: no messa
 An ``unsubscribe`` that overtakes its ``subscribe`` settles both: both are answered, and nothing is delivered in
 between. The first reply then claims ``context subscribed`` although Redis has confirmed nothing. That is harmless,
 because the second reply follows in the same write.
+
+A session that moves to another process is suspended: it waits for no topic, and those that were CONFIRMED are PENDING
+again, because no client has heard of that. Its record goes on in the new process, or the session goes on here if that
+can't take it; either way :meth:`Session.resume` says which topics to wait for.
 """
 
 from __future__ import annotations
@@ -41,10 +45,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from wsd.auth.grant import Authenticator, Grant
 from wsd.clients.allowance import Allowance
+from wsd.clients.record import SessionRecord
 from wsd.clients.replies import UNKNOWN, Replies, Reply
 from wsd.codes import UNAUTHORIZED, Close, ErrorCode, Remedy, TokenReason
 from wsd.errors import RequestError, TokenError
@@ -175,6 +180,45 @@ class Session:
             self.state = State.AUTHENTICATED
             self._expires = inf
 
+    @classmethod
+    def unpack(
+        cls,
+        record: SessionRecord,
+        authenticator: Authenticator,
+        limits: Limits,
+        now: float,
+        wall: Callable[[], float] = time.time,
+    ) -> Self:
+        """Make the session of a record, suspended.
+
+        The authenticator and the limits are this process's own, and a reload may have changed them. The session keeps
+        what it has: its grant until that expires, also one that a new key would not give; topics above a new
+        ``max_topics``, though it gets no more of them; the time that it had been given to authorize. The next bad
+        request closes it if ``max_violations`` is no more than what it has already. If clients need no token any more,
+        neither does this one.
+
+        Args:
+            record: what :meth:`pack` has returned in another process.
+            authenticator, limits, now, wall: as for a new session.
+        """
+        session = cls(authenticator, limits, now, wall)
+        session.id = record.id
+        session.allowance.resume(record.allowance)
+        session._violations = record.violations
+        session._bad_tokens = record.bad_tokens
+        session._topics = dict.fromkeys(record.listening, _Topic.LISTENING)
+        session._topics |= dict.fromkeys(record.waiting, _Topic.PENDING)
+        if record.replies:
+            session._replies = Replies()
+            session._replies.unpack(record.replies, now)
+        if record.grant is not None:
+            session._grant = record.grant
+            session.state = State.AUTHENTICATED
+            session._expires = now + (record.grant.expires_at - wall())
+        elif session._grant is None and record.seconds_to_authorize is not None:
+            session._expires = now + record.seconds_to_authorize
+        return session
+
     @property
     def subject(self) -> str:
         """Who the client is, for the log: the ``sub`` of its token."""
@@ -184,6 +228,16 @@ class Session:
     def topics(self) -> int:
         """How many topics it has asked for."""
         return len(self._topics)
+
+    @property
+    def listening(self) -> list[str]:
+        """Its topics that are delivered."""
+        return [topic for topic, stage in self._topics.items() if stage is _Topic.LISTENING]
+
+    @property
+    def waiting(self) -> list[str]:
+        """Its topics that aren't delivered yet, in the order of the requests."""
+        return [topic for topic, stage in self._topics.items() if stage is not _Topic.LISTENING]
 
     @property
     def deadline(self) -> float:
@@ -354,6 +408,37 @@ class Session:
         self._replies = None
         self._topics = {}
         return self._take()
+
+    # On the way to another process.
+
+    def suspend(self) -> list[Effect]:
+        """Wait for no topic until :meth:`resume`, so that nothing but the client and the time changes the session."""
+        waiting = self.waiting
+        for topic in waiting:
+            self._topics[topic] = _Topic.PENDING
+        if self._replies is not None:
+            self._replies.ask_anew(waiting)
+        self._effects.extend(map(Leave, waiting))
+        return self._take()
+
+    def resume(self) -> list[Effect]:
+        """Wait again, after :meth:`suspend` or :meth:`unpack`."""
+        self._effects.extend(map(Wait, self.waiting))
+        return self._take()
+
+    def pack(self, now: float) -> SessionRecord:
+        """Write the record of this session, which must be suspended, and not CLOSED."""
+        return SessionRecord(
+            id=self.id,
+            grant=self._grant,
+            seconds_to_authorize=None if self._grant is not None else self._expires - now,
+            listening=tuple(self.listening),
+            waiting=tuple(self.waiting),
+            replies=() if self._replies is None else self._replies.pack(now),
+            violations=self._violations,
+            bad_tokens=self._bad_tokens,
+            allowance=self.allowance.left_at(now),
+        )
 
     # Replies in their order.
 

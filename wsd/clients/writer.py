@@ -6,6 +6,9 @@
     OPEN, lagging | :meth:`Writer._hold`
     any other     | nothing is written
 
+A connection that is about to move to another process counts as lagging from :meth:`Writer._keep_back` on: the transport
+gets nothing more, so that what it holds leaves by itself, and the backlog travels in the record.
+
 uvloop writes to the socket at once, and calls ``pause_writing`` from within when the kernel's buffer is full. From then
 on the connection is *lagging*: the socket has not taken everything that is due (backpressure). Frames are kept in the
 backlog, by reference, so that one frame for a thousand laggards exists once. When the socket has taken what it had, the
@@ -31,7 +34,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import cast
 
@@ -55,6 +58,7 @@ class Writer(asyncio.BaseProtocol, ABC):
     Args:
         bounds: what may wait.
         sweep: visits the connection when the backlog's age must be checked.
+        phase: in which it begins.
     """
 
     # Thousands of these: an instance dictionary of so many names would take 1.5 KiB.
@@ -64,6 +68,7 @@ class Writer(asyncio.BaseProtocol, ABC):
         "_bounds",
         "_held",
         "_most",
+        "_on_sent",
         "_portion_due",
         "_sweep",
         "lagging",
@@ -74,13 +79,13 @@ class Writer(asyncio.BaseProtocol, ABC):
         "write",
     )
 
-    def __init__(self, bounds: Bounds, sweep: Sweep) -> None:
+    def __init__(self, bounds: Bounds, sweep: Sweep, phase: Phase) -> None:
         self._bounds = bounds
         self._sweep = sweep
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
         self.slot = NOWHERE  # the sweep's
-        self.phase = Phase.HANDSHAKE  # how far the connection is; changed by _enter alone
+        self.phase = phase  # how far the connection is; changed by _enter alone
         self.write: Callable[[bytes], object] = _write_nothing  # sends frames; see above
         self.lagging = False  # whether the socket has not taken everything that is due
         # Frames with the times when they were due; lagging only.
@@ -88,6 +93,7 @@ class Writer(asyncio.BaseProtocol, ABC):
         self._held = 0  # bytes of them
         self._most = bounds.max_backlog  # bytes that may wait now
         self._portion_due = 0.0  # while lagging: when the oldest frame was due that the socket has not taken
+        self._on_sent: Callable[[], None] | None = None  # called when the transport holds nothing, if we keep back
 
     @property
     def backlog_bytes(self) -> int:
@@ -102,7 +108,9 @@ class Writer(asyncio.BaseProtocol, ABC):
     @property
     def backlog_deadline(self) -> float:
         """When the bound of age is passed, unless the socket takes something."""
-        return self._portion_due + self._bounds.max_backlog_age if self.lagging else inf
+        if not self.lagging or (self._on_sent is not None and not self.backlog_bytes):
+            return inf
+        return self._portion_due + self._bounds.max_backlog_age
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new socket."""
@@ -139,6 +147,10 @@ class Writer(asyncio.BaseProtocol, ABC):
 
     def resume_writing(self) -> None:
         """The socket has taken what it had: hand it the backlog, a portion at a time, until it pauses again."""
+        if self._on_sent is not None:
+            self._portion_due = self._backlog[0][0] if self._backlog else self._sweep.time()
+            self._on_sent()
+            return
         self.lagging = False
         while self._backlog:
             if self._hand_over_portion(self._backlog):
@@ -161,6 +173,38 @@ class Writer(asyncio.BaseProtocol, ABC):
         if self.lagging:
             self._lag(due)
         return self.lagging
+
+    def _keep_back(self, on_sent: Callable[[], None]) -> None:
+        """Hand the transport nothing more.
+
+        Args:
+            on_sent: called when the socket has taken what the transport holds: at once, if that is nothing.
+        """
+        self._on_sent = on_sent
+        if self.lagging:
+            return
+        self.lagging = True
+        self._portion_due = self._sweep.time()
+        self._choose_write()
+        on_sent()
+
+    def _hand_on(self) -> None:
+        """Hand the transport what waits, after :meth:`_keep_back`."""
+        self._on_sent = None
+        if not self.transport.get_write_buffer_size():  # else the transport calls when it has sent that
+            self.resume_writing()
+
+    def _write_all(self, frames: Iterable[tuple[float, bytes]]) -> None:
+        """Write frames that were due before, the oldest first, within the same bounds as if they had waited here.
+
+        Args:
+            frames: with the times when they were due. Nothing else waits.
+        """
+        self._backlog = deque(frames)
+        sizes = [len(data) for _, data in self._backlog]
+        self._held = sum(sizes)
+        self._check_bytes(max(sizes, default=0))  # of a single message that is longer than the bound
+        self.resume_writing()
 
     def _hold(self, data: bytes) -> None:
         """Keep frames until the socket takes them."""

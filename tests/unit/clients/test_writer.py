@@ -66,7 +66,7 @@ class Half(Writer):
     """A connection that notes why it gives up."""
 
     def __init__(self, transport: Transport, clock: list[float]) -> None:
-        super().__init__(Bounds(BOUND, AGE), Sweep(lambda: clock[0]))
+        super().__init__(Bounds(BOUND, AGE), Sweep(lambda: clock[0]), Phase.HANDSHAKE)
         self.ended: list[tuple[str, int, float]] = []
         transport.protocol = self
         self.connection_made(cast(asyncio.Transport, transport))
