@@ -33,6 +33,7 @@ from wsd.redis import vitals
 papers = pytest.mark.parametrize("path", PAPERS)
 
 _GUIDE, _CLIENTS, _PROXIES = (f"tests/whole/papers/test_{name}.py::" for name in ("commands", "clients", "proxies"))
+_HOST = "tests/whole/systemd/test_host.py::"
 
 HELD = {
     ("README.md", "Two commands", "sh"): f"{_GUIDE}test_what_make_run_starts_prints_commands_that_work",
@@ -44,7 +45,9 @@ HELD = {
     ("systemd/README.md", "In a virtual environment", "sh"): (
         "tests/house/test_packaging.py::test_the_recipe_for_a_virtual_environment"
     ),
-    ("systemd/README.md", "With systemd", "sh"): f"{_GUIDE}test_the_key_for_systemd_is_one_and_nobody_else_can_read_it",
+    ("systemd/README.md", "With systemd", "sh"): f"{_HOST}test_the_settings_are_for_root_and_for_wsd_alone",
+    ("systemd/README.md", "A new key", "sh"): f"{_HOST}test_a_new_key_is_taken_over_and_nobody_notices",
+    ("systemd/README.md", "Stop", "sh"): f"{_HOST}test_the_end",
     (
         "systemd/README.md",
         "In containers",

@@ -264,10 +264,11 @@ def test_the_unit_fits_the_daemon() -> None:
     assert service["RestartPreventExitStatus"] == "2"
     drain = Settings.model_fields["drain_seconds"].default
     assert int(service["TimeoutStopSec"]) > drain
-    credentials = [value for name, value in directives("Service") if name == "LoadCredential"]
-    assert {value.partition(":")[0] for value in credentials} <= set(Settings.model_fields)
+    assert int(service["WatchdogSec"]) > 2 * 10
+    # A reload reads files anew, and no environment and no credential.
+    assert not {"LoadCredential", "EnvironmentFile"} & service.keys()
     variables = [value.partition("=")[0] for name, value in directives("Service") if name == "Environment"]
-    assert {name.removeprefix("WSD_").lower() for name in variables} <= {*Settings.model_fields, "config"}
+    assert variables == ["WSD_CONFIG"]
 
 
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:

@@ -139,16 +139,6 @@ def test_what_make_run_starts_prints_commands_that_work(shell: Shell) -> None:
     assert listening.finish().endswith('\n{"hello":"world"}\n{"hello":"world"}\n')
 
 
-def test_the_key_for_systemd_is_one_and_nobody_else_can_read_it(shell: Shell, tmp_path: Path) -> None:
-    for command in commands("systemd/README.md", "With systemd"):
-        assert "/etc/wsd" in command
-        run(shell, command.replace("/etc/", f"{tmp_path}/etc/"))
-    key = tmp_path / "etc" / "wsd" / "jwt_key"
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    run(shell, f"wsd check --jwt-key-file {key}")
-    assert "LoadCredential=jwt_key:/etc/wsd/jwt_key\n" in (ROOT / "systemd" / "wsd.service").read_text()
-
-
 def test_the_key_for_containers_is_one_and_their_user_can_read_it(shell: Shell, tmp_path: Path) -> None:
     *making, starting = commands("systemd/README.md", "In containers")
     for command in making:

@@ -1,0 +1,1 @@
+"""The units, under a systemd of their own."""
