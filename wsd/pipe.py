@@ -34,6 +34,9 @@ MAX_DESCRIPTORS = 252
 READ_MOST = 64
 """Messages handled before the event loop gets a turn."""
 
+PATIENCE = 1.0
+"""Seconds that the other side may take to read what waits, before this side hangs up."""
+
 RETRY = 0.01
 """Seconds until the kernel is asked again that had no room for descriptors."""
 
@@ -86,6 +89,7 @@ class Pipe:
         self._blocked = False  # whether the queue waits for the kernel
         self._flushed = asyncio.Event()
         self._flushed.set()
+        self._ended = asyncio.Event()
         self.open = True
         sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
@@ -131,9 +135,23 @@ class Pipe:
         if self.open:
             self.detach().close()
 
+    async def hang_up(self) -> None:
+        """Say what waits, hear what the other side has said until now, and close. ``on_closed`` is called.
+
+        Whatever the other side says later fails there: afterwards both know which messages have come.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self.flush()
+        if self.open:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # what has come stays readable, and behind it is the end
+            await self._ended.wait()
+
     def detach(self) -> socket.socket:
         """Give the socket back, open, to somebody who goes on with it. Messages that were not read stay in it."""
         self.open = False
+        self._ended.set()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         for waiting in self._queue:

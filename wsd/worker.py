@@ -45,8 +45,9 @@ from wsd.config import Settings
 from wsd.deadlines import Sweep
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
-from wsd.deployment import named
+from wsd.deployment import is_sharded, named
 from wsd.errors import StartupError
+from wsd.handover.parts import Parts
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.redis.source import make_source
@@ -179,6 +180,21 @@ class Worker:
         self.status = Status(self.gateway, self.topics, self.source, self.metrics)
         self._admin = Admin(alone(self.status.report).pages)
         self.reloader = Reloader(settings, authenticator, self._deployment, self.metrics)
+
+    @property
+    def parts(self) -> Parts:
+        """What a hand-over needs."""
+        settings = self._settings
+        naming = (
+            f"{'sharded' if is_sharded(self._deployment, settings.pubsub) else 'classic'} {settings.channel_prefix}"
+        )
+        return Parts(
+            gateway=self.gateway,
+            shared=self._shared,
+            source=self.source,
+            naming=naming,
+            room=lambda: self._room - len(self.gateway.connections),
+        )
 
     # The life of a worker.
 

@@ -23,7 +23,7 @@ LAYERS = (
     {"auth", "deadlines", "metrics"},
     {"config", "delivery", "redis"},
     {"admin", "authenticator", "clients", "reload"},
-    {"status"},
+    {"handover", "status"},
     {"worker"},
     {"supervisor"},  # to come: several workers
     {"cli", "__main__"},

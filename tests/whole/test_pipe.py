@@ -173,3 +173,21 @@ def test_a_kernel_without_room_for_descriptors_is_asked_again(
         right.pipe.close()
 
     run(check())
+
+
+def test_one_who_hangs_up_hears_what_was_said_before(run: Callable[[Any], None]) -> None:
+    async def check() -> None:
+        left, right = ends()
+        left.pipe.send({"n": "last"})
+        for n in range(100):
+            right.pipe.send({"n": n})
+        await left.pipe.hang_up()
+        assert [message["n"] for message in left.messages] == list(range(100))
+        assert left.closed == 1
+        sent: list[int] = []
+        right.pipe.send({"n": 100}, on_sent=lambda: sent.append(100))
+        await eventually(lambda: right.closed)
+        assert right.messages == [{"n": "last"}]
+        assert not sent, "nobody has heard it"
+
+    run(check())

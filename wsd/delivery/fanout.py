@@ -229,6 +229,10 @@ class Fanout:
         self._sealed.append(_Sealed(self._log, size, then))
         self._log, self._last = [], None
 
+    def gap_notice(self, name: str) -> list[bytes]:
+        """The frame that tells of a gap in a topic, for somebody who is told by the caller; none if notices are off."""
+        return [text_frame(gap(name))] if self._gap_notices else []
+
     def settle(self, connection: Listener) -> None:
         """Write what a pass in progress owes to a connection now, ahead of its turn: it is about to leave a topic."""
         while self._sorting and self._work is not None:

@@ -141,6 +141,15 @@ class TopicTable:
         """Deliver a topic from now on to someone who waits for it."""
         self._topics[name].add(listener)
 
+    def join(self, name: str, listener: Listener) -> None:
+        """Deliver a topic from now on to somebody who has not waited for it: it listened in another process."""
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = Topic(name, self.channel(name))
+            self.channels[topic.channel] = topic
+            self._subscribe(topic.channel)
+        topic.add(listener)
+
     def leave(self, name: str, listener: Listener) -> None:
         """Take a listener off a topic, whether it waits or listens; fine if it does neither."""
         topic = self._topics.get(name)

@@ -1,0 +1,206 @@
+"""Connections move between two workers, here of one process, and their clients see nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lib.servers import RedisServer, serving
+from tests.lib.waiting import eventually
+from tests.whole.handover.crowd import Heard, crowd, numbering
+from wsd.handover import giver, taker
+from wsd.handover.giver import Giver
+from wsd.handover.parts import Given, Taken
+from wsd.handover.steps import Step
+from wsd.handover.taker import Taker
+from wsd.pipe import pair
+from wsd.worker import Worker
+
+TOPICS = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
+async def move(old: Worker, new: Worker, *, count: int | None = None, seconds: float = 20.0) -> tuple[Given, Taken]:
+    left, right = pair()
+    giving = Giver(old.parts, left, count=count, seconds=seconds)
+    taking = Taker(new.parts, right)
+    given, taken = await asyncio.gather(giving.run(), taking.run())
+    return given, taken
+
+
+def check_clean(*workers: Worker) -> None:
+    """Nothing is left of the hand-over but connections and their topics."""
+    for worker in workers:
+        wanted = {topic for each in worker.gateway.connections for topic in each.listening}  # type: ignore[attr-defined]
+        assert len(worker.topics) == len(wanted)
+        assert not worker.topics.marks
+        assert worker.metrics.internal_errors == 0
+
+
+async def check_all_heard(heard: list[Heard], last: int, *, gaps: bool = False) -> None:
+    await eventually(
+        lambda: all((each.numbers[topic] or [0])[-1] == last for each in heard for topic in each.topics),
+        "the last number",
+    )
+    for each in heard:
+        for topic in each.topics:
+            each.check(topic, gaps=gaps)
+
+
+async def test_nobody_notices_that_all_move_there_and_back(server: RedisServer) -> None:
+    wanted = [TOPICS[: 1 + number % 3] for number in range(60)]
+    async with (
+        serving(server) as one,
+        serving(server) as two,
+        crowd(one.port, wanted) as heard,
+        numbering(server.url, *TOPICS) as numbers,
+    ):
+        await eventually(lambda: numbers.last > 20)
+        for old, new in ((one, two), (two, one)) * 2:
+            given, taken = await move(old, new)
+            assert given == Given(60, 0, 0, ""), given
+            assert (taken.moved, taken.gaps, taken.reason) == (60, 0, "")
+            assert (len(old.gateway.connections), len(new.gateway.connections)) == (0, 60)
+        await asyncio.sleep(0.05)
+        numbers.stopped = True
+        await eventually(lambda: heard[0].numbers["a"] and heard[0].numbers["a"][-1] == numbers.last)
+        await check_all_heard(heard, numbers.last)
+        check_clean(one, two)
+        for each in heard:
+            each.client.request("unsubscribe", "a")
+        await eventually(lambda: all(each.others for each in heard))
+        assert all(each.others == [{"action": "unsubscribe", "message": "context unsubscribed"}] for each in heard)
+
+
+async def test_some_move(server: RedisServer) -> None:
+    async with (
+        serving(server) as one,
+        serving(server) as two,
+        crowd(one.port, [["a"]] * 50) as heard,
+        numbering(server.url, "a") as numbers,
+    ):
+        assert (await move(one, two, count=20))[0] == Given(20, 0, 30, "")
+        assert (len(one.gateway.connections), len(two.gateway.connections)) == (30, 20)
+        numbers.stopped = True
+        await check_all_heard(heard, numbers.last)
+        check_clean(one, two)
+
+
+@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize("victim", ["giver", "taker"])
+async def test_one_side_dies_at_a_step(
+    server: RedisServer, step: Step, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe breaks: each side must think that the other has died. Here both live, so each client must be served."""
+    async with (
+        serving(server) as one,
+        serving(server) as two,
+        crowd(one.port, [["a", "b"]] * 40) as heard,
+        numbering(server.url, "a", "b") as numbers,
+    ):
+        left, right = pair()
+        giving, taking = Giver(one.parts, left, count=None, seconds=20), Taker(two.parts, right)
+        happened: list[Step] = []
+
+        def die(reached: Step) -> None:
+            if reached is step and not happened:
+                happened.append(step)
+                dying = giving if victim == "giver" else taking
+                dying._pipe._sock.shutdown(2)
+
+        monkeypatch.setattr(giver, "reached", die)
+        monkeypatch.setattr(taker, "reached", die)
+        given, taken = await asyncio.gather(giving.run(), taking.run())
+        assert happened == [step]
+        assert given.moved == taken.moved == len(two.gateway.connections)
+        assert given.left == len(one.gateway.connections)
+        assert given.moved + given.left == 40
+        numbers.stopped = True
+        await check_all_heard(heard, numbers.last)
+        check_clean(one, two)
+
+
+async def test_another_prefix_is_a_gap_and_nothing_comes_twice(server: RedisServer) -> None:
+    async with (
+        serving(server) as one,
+        serving(server, channel_prefix="other:") as two,
+        crowd(one.port, [["a"], ["b"], ["a", "b"]] * 10) as heard,
+        numbering(server.url, "a", "b", "other:a", "other:b") as numbers,
+    ):
+        await eventually(lambda: numbers.last > 20)
+        given, _ = await move(one, two)
+        assert given == Given(30, 40, 0, "")
+        await asyncio.sleep(0.05)
+        numbers.stopped = True
+        await check_all_heard(heard, numbers.last, gaps=True)
+        assert all(len(each.gaps[topic]) == 1 for each in heard for topic in each.topics)
+        check_clean(one, two)
+
+
+async def test_another_redis_is_a_gap(server: RedisServer) -> None:
+    other = RedisServer()
+    try:
+        async with (
+            serving(server) as one,
+            serving(other) as two,
+            crowd(one.port, [["a"]] * 10) as heard,
+            numbering(server.url, "a") as numbers,
+        ):
+            await eventually(lambda: numbers.last > 5)
+            given, _ = await move(one, two)
+            assert given == Given(10, 10, 0, "")
+            numbers.stopped = True
+            await eventually(lambda: all(each.gaps["a"] for each in heard), "the notices")
+            async with numbering(other.url, "a") as others:
+                others.last = numbers.last + 100
+                await eventually(lambda: all(each.numbers["a"][-1] > numbers.last for each in heard))
+            for each in heard:
+                each.check("a", gaps=True)
+    finally:
+        other.stop()
+
+
+async def test_redis_is_away(server: RedisServer) -> None:
+    redis = RedisServer()
+    async with (
+        serving(redis, redis_heartbeat=1) as one,
+        serving(redis, redis_heartbeat=1) as two,
+        crowd(one.port, [["a"], ["a", "b"]] * 10) as heard,
+    ):
+        async with numbering(redis.url, "a", "b") as numbers:
+            await eventually(lambda: numbers.last > 5)
+        redis.stop()
+        await eventually(lambda: not one.source.up and not two.source.up)
+        given, _ = await move(one, two)
+        assert (given.moved, given.left, given.reason) == (20, 0, "")
+        redis.start()
+        await eventually(lambda: two.source.healed)
+        async with numbering(redis.url, "a", "b") as numbers_:
+            numbers_.last = numbers.last + 100
+            await eventually(lambda: numbers_.last > numbers.last + 110)
+            numbers_.stopped = True
+        await check_all_heard(heard, numbers_.last, gaps=True)
+        assert all(len(each.gaps[topic]) == 1 for each in heard for topic in each.topics)
+        check_clean(one, two)
+        redis.stop()
+
+
+async def test_a_worker_that_reads_other_records_is_given_nothing(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taker, "VERSION", 99)
+    async with serving(server) as one, serving(server) as two, crowd(one.port, [["a"]] * 3) as heard:
+        given, taken = await move(one, two)
+        assert (given.moved, given.left) == (0, 3)
+        assert given.reason == "the new worker reads records of version 99, the old one writes 1"
+        assert taken.moved == 0
+        assert all(each.closed is None for each in heard)
+        check_clean(one, two)

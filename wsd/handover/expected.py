@@ -1,0 +1,97 @@
+"""A cohort on the taking side: who will come, what they listen to, and what is kept for them until then."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from wsd.clients.record import Record
+from wsd.delivery.fanout import Bounds
+from wsd.handover.standin import StandIn
+from wsd.pipe import Message
+
+__all__ = ["NO_STREAM", "Arrival", "Expected"]
+
+NO_STREAM = b""
+"""Stands for the stream of topics that nobody delivered to the giver."""
+
+
+class _Anchor:
+    """Wants all topics of a cohort while it moves, so that Redis goes on delivering them. A listener that waits."""
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self._unanswered = set(topics)
+        self.answered = asyncio.Event()  # set when Redis has answered about all of them
+        if not self._unanswered:
+            self.answered.set()
+
+    def write(self, data: bytes, /) -> None:
+        raise AssertionError("it only waits")
+
+    def topic_confirmed(self, topic: str) -> None:
+        self._note(topic)
+
+    def topic_refused(self, topic: str, reason: str) -> None:
+        self._note(topic)
+
+    def _note(self, topic: str) -> None:
+        self._unanswered.discard(topic)
+        if not self._unanswered:
+            self.answered.set()
+
+
+class Arrival(NamedTuple):
+    """A connection that has come."""
+
+    number: int
+    record: Record
+    sock: socket.socket
+
+
+class Expected:
+    """Connections that move together.
+
+    Args:
+        message: the giver's ``prepare``.
+        bounds: what may wait for a client.
+    """
+
+    def __init__(self, message: Message, bounds: Bounds) -> None:
+        self.number = int(message["cohort"])
+        self.topics: list[str] = list(message["topics"])
+        self.streams: dict[bytes, list[str]] = {}  # by the channel of its mark: the topics that come by it
+        self.stream: dict[str, bytes] = dict.fromkeys(self.topics, NO_STREAM)  # of each topic
+        for name, places in message["streams"].items():
+            channel = name.encode("latin-1")
+            self.streams[channel] = [self.topics[place] for place in places]
+            self.stream |= dict.fromkeys(self.streams[channel], channel)
+        self.cut: dict[bytes, asyncio.Event] = {channel: asyncio.Event() for channel in self.streams}
+        self._bounds = bounds
+        self.wanted = {
+            int(number): [self.topics[place] for place in places] for number, places in message["clients"].items()
+        }
+        # One for each client and stream: a stream whose cut turns out to be unknown begins anew.
+        self.standins: dict[int, dict[bytes, StandIn]] = {}
+        self.listeners: dict[str, list[int]] = {topic: [] for topic in self.topics}
+        for number, topics in self.wanted.items():
+            self.standins[number] = {self.stream[topic]: StandIn(bounds) for topic in topics}
+            for topic in topics:
+                self.listeners[topic].append(number)
+        self.anchor = _Anchor(self.topics)
+        self.heard: set[str] = set()  # topics in which the stand-ins listen
+        self.inbox: asyncio.Queue[Message] = asyncio.Queue()  # what the giver says of it
+        self.come: list[Arrival] = []
+        self.gaps = 0  # topics of clients that may have missed something
+
+    def of(self, topic: str) -> list[StandIn]:
+        """The stand-ins of those who listen to a topic."""
+        stream = self.stream[topic]
+        return [self.standins[number][stream] for number in self.listeners[topic] if number in self.standins]
+
+    def begin_anew(self, stream: bytes) -> None:
+        """Forget what was kept of a stream."""
+        for standins in self.standins.values():
+            if stream in standins:
+                standins[stream] = StandIn(self._bounds)

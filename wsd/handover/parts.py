@@ -1,0 +1,58 @@
+"""What a hand-over needs of a worker, and what it says when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wsd.clients.connection import Shared
+from wsd.clients.gateway import Gateway
+from wsd.delivery.fanout import Fanout
+from wsd.source import Source
+
+__all__ = ["Given", "Parts", "Taken", "behind_barrier"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a worker that take part in a hand-over."""
+
+    gateway: Gateway
+    shared: Shared
+    source: Source
+    naming: str  # how channels are named from topics, and of which kind they are: two workers must agree on that
+    room: Callable[[], int]  # how many more connections there are descriptors for
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What became of a hand-over, for the one who gave."""
+
+    moved: int  # connections that another process has now
+    gaps: int  # topics of connections whose clients were told of a gap
+    left: int  # connections that could not be moved
+    reason: str  # why it ended before all were moved; "" if they were
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a hand-over, for the one who took."""
+
+    moved: int
+    gaps: int
+    reason: str
+
+
+async def behind_barrier(fanout: Fanout, act: Callable[[], None]) -> None:
+    """Act when all that has come until now is written, and wait until that is done."""
+    done = asyncio.Event()
+
+    def act_and_tell() -> None:
+        try:
+            act()
+        finally:
+            done.set()
+
+    fanout.barrier(act_and_tell)
+    await done.wait()

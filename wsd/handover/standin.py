@@ -1,0 +1,50 @@
+"""What listens in the place of a connection while the connection is between two processes."""
+
+from __future__ import annotations
+
+from wsd.delivery.fanout import Bounds
+
+__all__ = ["TOO_SLOW", "StandIn"]
+
+LARGE_MESSAGES = 8
+"""How many messages may be kept that are longer than ``max_backlog``: as many as for a connection that is lagging."""
+
+TOO_SLOW = "slow consumer: reconnect and fetch the state anew"
+"""The reason of the close frame of a connection whose stand-in was overrun."""
+
+
+class StandIn:
+    """Keeps what is due to a connection. A `wsd.delivery.topics.Listener`.
+
+    The frames are the fan-out's own, shared with all others who are due them, so to keep them costs references.
+
+    Args:
+        bounds: what may be kept.
+    """
+
+    __slots__ = ("_kept", "_most", "frames", "overrun", "refused")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._most = bounds.max_backlog
+        self._kept = 0  # bytes
+        self.frames: list[bytes] = []  # in order; several messages may be joined in one
+        self.overrun = False  # whether more was due than may be kept; then nothing is
+        self.refused: dict[str, str] = {}  # topics that Redis has refused meanwhile, and why
+
+    def write(self, data: bytes, /) -> None:
+        """Keep frames."""
+        if len(data) > self._most:
+            self._most = LARGE_MESSAGES * len(data)
+        self._kept += len(data)
+        if self._kept > self._most:
+            self.overrun = True
+            self.frames.clear()
+        else:
+            self.frames.append(data)
+
+    def topic_confirmed(self, topic: str) -> None:
+        """It waits for nothing."""
+
+    def topic_refused(self, topic: str, reason: str) -> None:
+        """Redis refuses a topic that it listens to: the connection will be told."""
+        self.refused[topic] = reason

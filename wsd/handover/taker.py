@@ -1,0 +1,410 @@
+"""The taking side of a hand-over: connections come from another worker of this host, and are served here.
+
+The conversation is told in `wsd.handover.giver`. From the cut on, a stand-in listens in the place of each connection
+that will come, in all its topics. When the connection has come, it takes its place, and gets first what waited for it
+in the other process, and then what the stand-in has kept.
+
+The cut is *known* for a topic if its stream's mark has come to both sides, and Redis delivered the topic to both then.
+For all other topics it is *unknown*: the client is told of a gap. Nothing must come twice all the same. So for these
+topics the stand-ins begin to listen only behind a *fence*: a mark of this side alone, published when the other side has
+stopped to deliver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+from functools import partial
+
+from wsd.clients.arrival import ArrivedConnection
+from wsd.clients.record import VERSION, decode
+from wsd.codes import Close
+from wsd.errors import RecordError
+from wsd.handover.expected import NO_STREAM, Arrival, Expected
+from wsd.handover.marks import Marks
+from wsd.handover.parts import Parts, Taken, behind_barrier
+from wsd.handover.standin import TOO_SLOW
+from wsd.handover.steps import Step, reached
+from wsd.pipe import Message, Pipe
+
+__all__ = ["Taker"]
+
+CONFIRM_PATIENCE = 1.0
+"""Seconds for Redis to confirm topics and marks, and for a mark to come back. Then the cut is unknown."""
+
+IMPATIENCE = 0.1
+"""Seconds that the next cohort waits, because a hand-over of many cohorts must come to an end."""
+
+BATCH = 32
+"""Connections that are opened together. One takes about 0.1 ms."""
+
+BOTH = 2
+"""How many receivers a mark must have: our two links. PUBLISH counts only those at the server that executes it, so two
+links at two servers, or a link that has been lost, are found out."""
+
+logger = logging.getLogger(__name__)
+
+
+class Taker:
+    """Takes connections from another worker.
+
+    Args:
+        parts: of this worker.
+        sock: the end of a pipe; the giver has the other one.
+    """
+
+    def __init__(self, parts: Parts, sock: socket.socket) -> None:
+        self._parts = parts
+        self._fanout = parts.shared.fanout
+        self._topics = parts.shared.topics
+        self._source = parts.source
+        self._loop = asyncio.get_running_loop()
+        self._marks = Marks(self._topics, self._on_mark)
+        self._fence = f"__wsd:mark:{secrets.token_hex(8)}"
+        self._fences: dict[bytes, asyncio.Event] = {}  # by payload: set when the fence has come
+        self._alike = False  # whether both sides name channels alike
+        self._cohorts: dict[int, Expected] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over: asyncio.Future[str] = self._loop.create_future()  # with the reason
+        self._untold: dict[int, socket.socket] = {}  # what has come, and the giver has not been told
+        self._moved = self._gaps = 0
+        self._patience = CONFIRM_PATIENCE  # seconds that a cohort waits for Redis
+        self._pipe = Pipe(sock, self._receive, partial(self._finish, ""))
+
+    async def run(self) -> Taken:
+        """Take until the giver has nothing more, or has died."""
+        try:
+            reason = await self._over
+            # What has come is served, whatever has become of the giver.
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            self._pipe.close()
+            for sock in self._untold.values():
+                sock.close()
+            for task in self._tasks:
+                task.cancel()
+            for cohort in list(self._cohorts.values()):
+                self._forget(cohort)
+            self._marks.close()
+        return Taken(self._moved, self._gaps, reason)
+
+    def _finish(self, reason: str) -> None:
+        if not self._over.done():
+            self._over.set_result(reason)
+        for cohort in self._cohorts.values():
+            cohort.inbox.put_nowait({"do": "end"})
+
+    # The conversation.
+
+    def _receive(self, message: Message, descriptors: list[int]) -> None:
+        match message.get("do"):
+            case "hello":
+                self._greet(message)
+            case "prepare":
+                cohort = self._cohorts[int(message["cohort"])] = Expected(message, self._parts.shared.bounds)
+                self._start(self._run_cohort(cohort))
+            case "client":
+                self._take(message, descriptors)
+            case "gone":
+                if (cohort_ := self._cohorts.get(message["cohort"])) is not None:
+                    self._remove_standins(cohort_, message["client"])
+            case "bye":
+                self._finish("")
+            case _:
+                if (cohort_ := self._cohorts.get(message.get("cohort", 0))) is not None:
+                    cohort_.inbox.put_nowait(message)
+
+    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._loop.call_exception_handler(
+                {"message": "a hand-over failed, which is a bug", "exception": task.exception()}
+            )
+            self._finish("a bug; the log has it")
+            self._pipe.close()
+
+    def _greet(self, message: Message) -> None:
+        reached(Step.TAKER_GREETED)
+        refusal = ""
+        if message.get("record") != VERSION:
+            refusal = f"the new worker reads records of version {VERSION}, the old one writes {message.get('record')}"
+        self._alike = message.get("naming") == self._parts.naming
+        self._pipe.send({"say": "hello", "record": VERSION, "refusal": refusal})
+
+    def _take(self, message: Message, descriptors: list[int]) -> None:
+        """Take a connection: say that it has come, and only then touch it."""
+        cohort, number = self._cohorts.get(message["cohort"]), int(message["client"])
+        if cohort is None or number not in cohort.standins or not descriptors:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._pipe.send({"say": "not", "cohort": message["cohort"], "client": number})
+            return
+        sock = socket.socket(fileno=descriptors[0])
+        try:
+            record = decode(message["record"])
+        except RecordError as exc:
+            sock.close()
+            self._pipe.send({"say": "not", "cohort": cohort.number, "client": number})
+            logger.error("a connection can't be taken over: %s", exc)
+            return
+        reached(Step.TAKER_HAS)
+
+        self._untold[number] = sock
+
+        def keep() -> None:
+            # From now on it is ours. If the giver has given up before, this is never called.
+            del self._untold[number]
+            cohort.come.append(Arrival(number, record, sock))
+            cohort.inbox.put_nowait({"do": "serve"})
+
+        self._pipe.send({"say": "have", "cohort": cohort.number, "client": number}, on_sent=keep)
+
+    # One cohort.
+
+    async def _run_cohort(self, cohort: Expected) -> None:
+        try:
+            if await self._prepare(cohort):
+                await self._serve_all(cohort)
+        finally:
+            self._forget(cohort)
+
+    async def _prepare(self, cohort: Expected) -> bool:
+        """Go with the giver until stand-ins listen everywhere; return False if the giver does not get there."""
+        reached(Step.TAKER_PREPARES)
+        marks = cohort.streams if self._alike else ()
+        for channel in marks:
+            self._marks.want(channel)
+        for topic in cohort.topics:
+            self._topics.wait(topic, cohort.anchor)
+        await self._wait_for_redis(cohort, marks)
+        reached(Step.TAKER_PREPARED)
+        ready = [_text(channel) for channel in marks if self._marks.live(channel)]
+        self._say("prepared", cohort, room=self._parts.room(), ready=ready)
+        if (message := await self._next(cohort, "mark")) is None:
+            return False
+        reached(Step.TAKER_MARKS)
+        marked = await self._publish_marks(cohort, _channels(message, "ready"))
+        self._say("marked", cohort, known=list(map(_text, marked)))
+        if (message := await self._next(cohort, "cut")) is None:
+            return False
+        known = set(_channels(message, "known")) & set(cohort.streams)
+        await self._wait_for_cuts(cohort, known)
+        await self._listen_to_the_rest(
+            cohort, {channel for channel in known if cohort.cut[channel].is_set()}, set(message["missed"])
+        )
+        reached(Step.TAKER_CUT)
+        return True
+
+    async def _wait_for_redis(self, cohort: Expected, marks: Iterable[bytes]) -> None:
+        """Wait until Redis has answered about topics and marks; less patiently after it did not."""
+        if not self._source.up:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await cohort.anchor.answered.wait()
+                await self._marks.wait(marks, self._patience)
+        except TimeoutError:
+            self._patience = IMPATIENCE
+        else:
+            self._patience = CONFIRM_PATIENCE
+
+    async def _next(self, cohort: Expected, what: str) -> Message | None:
+        """Wait for what the giver says next of a cohort; None if that is its end."""
+        message = await cohort.inbox.get()
+        return message if message["do"] == what else None
+
+    def _say(self, what: str, cohort: Expected, **values: object) -> None:
+        self._pipe.send({"say": what, "cohort": cohort.number, **values})
+
+    # The cut.
+
+    async def _publish_marks(self, cohort: Expected, channels: list[bytes]) -> list[bytes]:
+        """Publish the mark of each stream; return those that both sides get."""
+        receivers = await asyncio.gather(*(self._publish(channel, b"%d" % cohort.number) for channel in channels))
+        return [channel for channel, count in zip(channels, receivers, strict=True) if count == BOTH]
+
+    async def _publish(self, channel: bytes, payload: bytes) -> int | str:
+        answer: asyncio.Future[int | str] = self._loop.create_future()
+
+        def reply(receivers: int | str) -> None:
+            if not answer.done():
+                answer.set_result(receivers)
+
+        self._source.publish(channel, payload, reply)
+        try:
+            async with asyncio.timeout(CONFIRM_PATIENCE):
+                return await answer
+        except TimeoutError:
+            return "no answer in time"
+
+    def _on_mark(self, channel: bytes, payload: bytes) -> None:
+        if (fence := self._fences.get(payload)) is not None:
+            self._fanout.barrier(fence.set)
+            return
+        cohort = self._cohorts.get(int(payload)) if payload.isdigit() else None
+        if cohort is not None and channel in cohort.cut:
+            self._fanout.barrier(partial(self._cut, cohort, channel))
+
+    def _cut(self, cohort: Expected, channel: bytes) -> None:
+        if channel not in cohort.cut:
+            return  # it came too late
+        stream = self._source.stream(channel)
+        for topic in cohort.streams[channel]:
+            # It must have been delivered before the mark came, by the same stream.
+            if self._source.stream(self._topics.channel(topic)) == stream:
+                self._listen(cohort, topic)
+        cohort.cut[channel].set()
+
+    async def _wait_for_cuts(self, cohort: Expected, channels: Iterable[bytes]) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_PATIENCE):
+                for channel in channels:
+                    await cohort.cut[channel].wait()
+
+    def _listen(self, cohort: Expected, topic: str) -> None:
+        cohort.heard.add(topic)
+        for standin in cohort.of(topic):
+            self._topics.join(topic, standin)
+
+    async def _listen_to_the_rest(self, cohort: Expected, known: set[bytes], missed: set[str]) -> None:
+        """Begin to listen where the cut is unknown: behind a fence, and with a gap.
+
+        Args:
+            cohort: the cohort.
+            known: the streams that were cut at the same place on both sides.
+            missed: topics that Redis did not deliver to the giver when it cut.
+        """
+        for stream in cohort.streams.keys() - known:
+            for topic in cohort.heard.intersection(cohort.streams[stream]):
+                for standin in cohort.of(topic):
+                    self._topics.leave(topic, standin)
+                cohort.heard.discard(topic)
+            cohort.begin_anew(stream)
+            del cohort.streams[stream], cohort.cut[stream]
+        told: set[int] = set()  # clients that are told of a gap
+        for topic in missed & cohort.heard:
+            told.update(cohort.listeners[topic])
+            notice = self._fanout.gap_notice(topic)
+            for standin in cohort.of(topic):
+                standin.frames[:0] = notice  # before what has come since the cut
+                cohort.gaps += 1
+        rest = [topic for topic in cohort.topics if topic not in cohort.heard and cohort.listeners[topic]]
+        if rest:
+            await self._pass_fences(rest)
+        for topic in rest:
+            self._listen(cohort, topic)
+            told.update(cohort.listeners[topic])
+            standins, channel = cohort.of(topic), self._topics.channel(topic)
+            cohort.gaps += len(standins)
+            if not self._source.missed(channel):
+                self._fanout.announce_gap(channel, standins)
+        self._parts.shared.metrics.moves["gap"] += len(told)
+
+    async def _pass_fences(self, topics: Iterable[str]) -> None:
+        """Wait until all that Redis had for these topics when this was called has been handled, or a moment."""
+        streams = {self._source.stream(self._topics.channel(topic)) for topic in topics} - {""}
+        channels = {channel for stream in streams if (channel := self._source.private(stream, self._fence))}
+        if not self._source.up or not channels:
+            return
+        for channel in channels:
+            self._marks.want(channel)
+        await self._marks.wait(channels, CONFIRM_PATIENCE)
+        for channel in channels:
+            if not self._marks.live(channel):
+                continue
+            payload = f"fence-{secrets.token_hex(8)}".encode()
+            passed = self._fences[payload] = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONFIRM_PATIENCE):
+                    if isinstance(await self._publish(channel, payload), int):
+                        await passed.wait()
+            del self._fences[payload]
+
+    # Those who come.
+
+    async def _serve_all(self, cohort: Expected) -> None:
+        what = "serve"
+        while what != "end":
+            await self._serve(cohort)
+            if what == "sent":
+                reached(Step.TAKER_DONE)
+                self._say("done", cohort, gaps=cohort.gaps)
+            what = (await cohort.inbox.get())["do"]
+        await self._serve(cohort)
+
+    async def _serve(self, cohort: Expected) -> None:
+        while cohort.come:
+            batch, cohort.come = cohort.come[:BATCH], cohort.come[BATCH:]
+            reached(Step.TAKER_ARRIVES)
+            opened = await asyncio.gather(*(self._open(arrival) for arrival in batch))
+            await behind_barrier(self._fanout, partial(self._let_all_in, cohort, list(zip(batch, opened, strict=True))))
+
+    def _let_all_in(self, cohort: Expected, opened: list[tuple[Arrival, ArrivedConnection | None]]) -> None:
+        for arrival, connection in opened:
+            if connection is not None:
+                self._let_in(cohort, arrival, connection)
+            self._remove_standins(cohort, arrival.number)
+
+    async def _open(self, arrival: Arrival) -> ArrivedConnection | None:
+        connection = ArrivedConnection(self._parts.shared, arrival.record)
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, arrival.sock)
+        except OSError as exc:
+            arrival.sock.close()
+            self._parts.shared.metrics.moves["lost"] += 1
+            logger.warning("a connection that came from another worker is lost: %s", exc)
+            return None
+        return connection
+
+    def _let_in(self, cohort: Expected, arrival: Arrival, connection: ArrivedConnection) -> None:
+        """Let a connection take the place of its stand-ins."""
+        standins = cohort.standins.get(arrival.number, {})
+        for topic in connection.listening:
+            standin = standins.get(cohort.stream.get(topic, NO_STREAM))
+            if standin is None or not self._topics.swap(topic, standin, connection):
+                self._topics.join(topic, connection)  # it can't be, but a topic must not be lost
+        connection.arrive(frame for standin in standins.values() for frame in standin.frames)
+        if any(standin.overrun for standin in standins.values()):
+            connection.close_with(Close.SLOW_CONSUMER, TOO_SLOW)
+        for standin in standins.values():
+            for topic, reason in standin.refused.items():
+                connection.topic_refused(topic, reason)
+        self._moved += 1
+
+    def _remove_standins(self, cohort: Expected, number: int) -> None:
+        for stream, standin in cohort.standins.pop(number, {}).items():
+            for topic in cohort.wanted[number]:
+                if cohort.stream[topic] == stream:
+                    self._topics.leave(topic, standin)
+
+    def _forget(self, cohort: Expected) -> None:
+        """The giver has nothing more of a cohort."""
+        if self._cohorts.pop(cohort.number, None) is None:
+            return
+        self._gaps += cohort.gaps
+        for number in list(cohort.standins):
+            self._remove_standins(cohort, number)
+        for topic in cohort.topics:
+            self._topics.leave(topic, cohort.anchor)
+        for arrival in cohort.come:
+            arrival.sock.close()
+
+
+def _text(channel: bytes) -> str:
+    """A channel in JSON: any bytes, one to a letter."""
+    return channel.decode("latin-1")
+
+
+def _channels(message: Message, name: str) -> list[bytes]:
+    return [str(text).encode("latin-1") for text in message.get(name, ())]
