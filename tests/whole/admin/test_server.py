@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import logging
 import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import fields
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -29,6 +31,8 @@ from wsd import descriptors, sockets
 from wsd.admin import server as admin_module
 from wsd.admin.alone import alone
 from wsd.admin.server import MAX_CONNECTIONS, Admin, Answer, Page
+from wsd.metrics import Gauges
+from wsd.report import Report
 from wsd.worker import Worker
 
 
@@ -120,6 +124,18 @@ async def test_metrics_count_what_happened(redis: RedisServer) -> None:
         assert values["wsd_redis_link_up",] == 1
         assert values["wsd_pass_seconds_count",] == 1
         assert values["process_resident_memory_bytes",] > 1e6
+
+
+async def test_a_report_may_leave_out_what_takes_long(redis: RedisServer) -> None:
+    async with serving(redis) as worker, Client(worker.port):
+        whole, beat = worker.status.report(), worker.status.report(whole=False)
+        assert whole.gauges.keys() == {gauge.name for gauge in fields(Gauges)}
+        assert whole.gauges.keys() - beat.gauges.keys() == {"sessions", "lagging_connections", "backlog_bytes"}
+        assert whole.process.keys() - beat.process.keys() == {"open_fds"}
+        for told in (whole, beat):
+            assert Report.load(json.loads(json.dumps(told.dump(), allow_nan=False))).dump() == told.dump()
+            assert told.gauges["open_connections"] == 1
+            assert told.metrics["handshakes"] == 1
 
 
 # By bytes, without the rest of the daemon.
