@@ -19,6 +19,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import partial
@@ -74,9 +75,12 @@ class Histogram:
         Args:
             dump: what :meth:`dump` has returned there.
         """
-        for bound, count in dump.get("counts", {}).items():
-            self.counts[bisect_left(self._bounds, float(bound))] += count
-        self.sum += dump.get("sum") or 0.0
+        counts, total = dump.get("counts"), dump.get("sum")
+        for bound, count in _whole(counts).items():
+            with suppress(ValueError):  # a bound that is no number
+                self.counts[bisect_left(self._bounds, float(bound))] += count
+        if isinstance(total, (int, float)):
+            self.sum += total
 
     def _rows(self) -> Iterator[tuple[str, int]]:
         """The bounds, and the counts between them."""
@@ -169,11 +173,17 @@ class Metrics:
         for name in dump.keys() & {counted.name for counted in fields(self)}:
             match getattr(self, name), dump[name]:
                 case Counter() as counts, Mapping() as more:
-                    counts.update(more)
+                    counts.update(_whole(more))
                 case Histogram() as histogram, Mapping() as more:
                     histogram.add(more)
                 case int() as count, int() as more:
                     setattr(self, name, count + more)
+
+
+def _whole(counts: object) -> dict[str, int]:
+    """The whole numbers among what another process has told."""
+    given = counts if isinstance(counts, Mapping) else {}
+    return {label: count for label, count in given.items() if isinstance(count, int)}
 
 
 def _plain(counted: object) -> object:

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.lib.metrics import busy, report
+from tests.lib.metrics import GAUGES, busy, report
+from wsd.admin.exposition import render
+from wsd.admin.standing import Standing, WorkerView
+from wsd.metrics import Metrics
 from wsd.report import Report, Retired, added
 
 
@@ -35,9 +38,15 @@ def test_of_rubbish_what_is_good_is_kept() -> None:
     assert told == Report(links=("one",), gauges={"topics": 3, "nan": None, "n": None}, pid=5)
 
 
+NAMES = [*Metrics().dump(), *GAUGES.dump(), *report().process, "0", "counts", "sum"]
+"""Names that mean something."""
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5) | st.sampled_from(["counts", "sum", "0.5"]), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -48,6 +57,17 @@ def test_any_report_is_survived_and_can_be_passed_on(value: dict[str, Any]) -> N
     assert Report.load(json.loads(json.dumps(told.dump(), allow_nan=False))) == told
     retired = Retired().adding(0, told).adding(0, told)
     assert Retired.load(json.loads(json.dumps(retired.dump(), allow_nan=False))).dump() == retired.dump()
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), anything), st.dictionaries(st.sampled_from(NAMES), anything))
+def test_any_report_can_be_shown(metrics: dict[str, Any], others: dict[str, Any]) -> None:
+    told = Report.load({"version": "9", "metrics": metrics, "gauges": others, "process": others})
+    retired = Retired.load({"metrics": others, "cpu_seconds": others})
+    workers = (WorkerView(number=0, report=told), WorkerView(number=1, report=report(busy())))
+    for configured in (1, 2):
+        standing = Standing(workers=workers, configured=configured, own=told, retired=retired)
+        assert render(standing)
+        assert render(standing, openmetrics=True)
 
 
 @given(anything)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -127,12 +127,12 @@ def _of_workers(standing: Standing) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "wsd_workers_up", "workers that take new clients, and whose event loop turns", value=len(up)
     )
-    connections = dict.fromkeys(views, 0)
+    connections = dict.fromkeys(views, 0.0)
     spent = {number: float(standing.retired.cpu_seconds.get(str(number), 0.0)) for number in views}
     for worker in standing.workers:
         if worker.report is not None:
-            connections[worker.number] += worker.report.gauges.get("open_connections") or 0
-            spent[worker.number] += worker.report.process.get("cpu_seconds") or 0.0
+            connections[worker.number] += _number(worker.report.gauges.get("open_connections"))
+            spent[worker.number] += _number(worker.report.process.get("cpu_seconds"))
     silence = {number: worker.silence for number, worker in views.items()}
     yield _by_worker(GaugeMetricFamily, "connections", "connections of each worker now", connections)
     yield _by_worker(GaugeMetricFamily, "silence_seconds", "time since each worker was last heard of", silence)
@@ -150,12 +150,12 @@ def _of_processes(standing: Standing, reports: list[Report]) -> Iterator[Metric]
     """What all Prometheus clients tell of a process, for all processes of the service."""
     found = [report.process for report in reports]
     for name, text in _PROCESS:
-        if values := [process[name] for process in found if process.get(name) is not None]:
+        if values := [number for process in found if (number := _number(process.get(name)))]:
             yield GaugeMetricFamily(f"process_{name}", text, value=sum(values))
-    if started := [value for process in found if (value := process.get("start_time_seconds"))]:
+    if started := [number for process in found if (number := _number(process.get("start_time_seconds")))]:
         text = "Start time of the service, its oldest process, since unix epoch in seconds."
         yield GaugeMetricFamily("process_start_time_seconds", text, value=min(started))
-    spent = [process.get("cpu_seconds") or 0.0 for process in found]
+    spent = [_number(process.get("cpu_seconds")) for process in found]
     yield CounterMetricFamily(
         "process_cpu_seconds",
         "Total user and system CPU time spent in seconds, of all processes, those that are gone included.",
@@ -169,13 +169,18 @@ def _fill(family: _Filled, value: float | Mapping[str, float] | None) -> _Filled
         family.add_metric([], _value(value))
         return family
     for label, count in sorted(value.items()):
-        family.add_metric(_labels(family.name, label), count)
+        family.add_metric(_labels(family.name, label), _value(count))
     return family
 
 
-def _value(value: Any) -> float:
+def _value(value: object) -> float:
     """A number; what there isn't is NaN for Prometheus."""
     return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _number(value: object) -> float:
+    """A number that is added up; what there isn't is nothing."""
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def _labels(name: str, label: str) -> list[str]:
