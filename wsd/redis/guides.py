@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from wsd.backoff import spread
-from wsd.deployment import Address
+from wsd.deployment import Address, place_text
 from wsd.errors import LinkError
 from wsd.redis.topology import REFRESH_INTERVAL, Nodes, Place
 
@@ -32,6 +32,9 @@ class Guide(Protocol):
 
     def arrived(self) -> None:
         """The link is connected there."""
+
+    def abandoned(self) -> None:
+        """The link was connected there, and has found it of no use."""
 
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Watch for changes until cancelled; call ``relocate`` with the reason when the server must be left."""
@@ -57,6 +60,9 @@ class Fixed:
     def arrived(self) -> None:
         """It is always there."""
 
+    def abandoned(self) -> None:
+        """There is no other."""
+
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Nothing changes."""
 
@@ -64,33 +70,53 @@ class Fixed:
 class AnyNode:
     """Leads a link to one of the masters of a Cluster: classic Pub/Sub reaches all nodes.
 
+    All links of a host should be at the same master, because only there is a mark at the same place on all of them
+    (`wsd.delivery.marks`), and hosts should spread over the masters. So each host has an order of the masters, by a
+    hash of both names (rendezvous hashing), and its links go to the first. A link that can't connect there, or finds it
+    of no use, tries the next one; one that was only cut off comes back. For all that, two links of a host may be at
+    different masters, because one of them has met with a fault: how many get what is published there tells
+    (`wsd.source.Source.publish`). The same goes for one server whose name has several addresses.
+
     Args:
         nodes: the nodes.
+        host: the name of this host.
     """
 
     master_only = False
     note = ""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, host: str) -> None:
         self._nodes = nodes
+        self._host = host
         self._place: Place | None = None  # where the link was last sent
+        self._avoided: set[Place] = set()  # where it has not arrived since it was last connected, or found no use
 
     async def locate(self) -> Address:
-        """Choose another master than last time; replicas of wsd spread over them.
+        """Choose the first master in the order of this host that has not failed just now.
 
         Raises:
             LinkError: if no node tells the topology.
         """
         topology = await self._nodes.ask()
-        masters = topology.masters
-        others = [place for place in masters if place != self._place] or masters
-        if not others:
+        if not topology.masters:
             raise LinkError(f"the cluster has no master with slots that can be reached{topology.because}")
-        self._place = random.choice(others)
+        if self._avoided.issuperset(topology.masters):
+            self._avoided.clear()
+        self._place = max((place for place in topology.masters if place not in self._avoided), key=self._rank)
+        self._avoided.add(self._place)  # until the link has arrived
         return self._nodes.address(self._place)
 
+    def _rank(self, place: Place) -> bytes:
+        return hashlib.sha256(f"{self._host} {place_text(*place)}".encode()).digest()
+
     def arrived(self) -> None:
-        """It is any node."""
+        """The link is connected there, so it may come back."""
+        self._avoided.clear()
+
+    def abandoned(self) -> None:
+        """Another one has its turn."""
+        if self._place is not None:
+            self._avoided.add(self._place)
 
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Leave a node that the others have lost."""

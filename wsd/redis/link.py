@@ -399,6 +399,8 @@ class Link:
                 # A server that lets us in and then closes is tried less often, too.
                 if not wire.given_up and (self._probe.returned_at is not None or self._probe.off):
                     waits.reset()
+                else:
+                    self._guide.abandoned()
                 self._was_lost(wire, reason)
             with suppress(TimeoutError):
                 async with asyncio.timeout(next(waits)):

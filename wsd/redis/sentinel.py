@@ -130,6 +130,9 @@ class SentinelGuide:
         """The link is connected to where it was sent."""
         self._tries = 0
 
+    def abandoned(self) -> None:
+        """The Sentinels say where the master is, whatever the link thinks of it."""
+
     async def run(self, relocate: Callable[[str], None]) -> None:
         """Listen to all Sentinels."""
         self._relocate = relocate

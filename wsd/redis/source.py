@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Callable
 from typing import Literal
 
@@ -68,7 +69,7 @@ def make_source(
                 nodes, metrics=metrics, events=events, make_link=make_link, name_private=name_private, own=own
             )
         case Cluster(seeds):
-            return make_link(AnyNode(Nodes(seeds, heartbeat)))
+            return make_link(AnyNode(Nodes(seeds, heartbeat), socket.gethostname()))
         case Sentinel():
             return make_link(SentinelGuide(deployment, heartbeat))
         case _:

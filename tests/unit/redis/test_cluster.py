@@ -358,7 +358,7 @@ async def test_someone_new_may_have_missed_messages_of_a_channel_wherever_it_is(
 async def test_classic_links_go_to_any_master_and_leave_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guides_module, "REFRESH_INTERVAL", 0.01)
     nodes = PlayedNodes(split(A, B))
-    guide = AnyNode(cast(Nodes, nodes))
+    guide = AnyNode(cast(Nodes, nodes), "host")
     first = await guide.locate()
     second = await guide.locate()
     assert {(first.host, first.port), (second.host, second.port)} == {A, B}
@@ -377,3 +377,52 @@ async def test_classic_links_go_to_any_master_and_leave_one_that_is_lost(monkeyp
     nodes.answer = Topology((), frozenset(), False)
     with pytest.raises(LinkError, match="no master with slots"):
         await guide.locate()
+
+
+def nine() -> PlayedNodes:
+    """A cluster of nine masters."""
+    return PlayedNodes(Topology(tuple((slot, slot, ("n", slot + 1)) for slot in range(9)), frozenset(), True))
+
+
+async def order(host: str, nodes: PlayedNodes) -> list[int]:
+    """Where a guide leads a link that never arrives."""
+    guide = AnyNode(cast(Nodes, nodes), host)
+    return [(await guide.locate()).port for _ in range(10)]
+
+
+async def test_links_of_a_host_go_to_the_same_master_and_hosts_spread_over_them() -> None:
+    nodes = nine()
+    orders = [await order(f"host-{number}", nodes) for number in range(200)]
+    assert all(sorted(each[:9]) == list(range(1, 10)) and each[9] == each[0] for each in orders), "each in its turn"
+    assert await order("host-7", nodes) == orders[7]
+    firsts = [each[0] for each in orders]
+    assert max(map(firsts.count, range(1, 10))) < 2 * 200 / 9
+    assert min(map(firsts.count, range(1, 10))) > 200 / 9 / 2
+    # A master that goes takes only its own hosts along, and they spread over the others.
+    assert isinstance(nodes.answer, Topology)
+    nodes.answer = Topology(nodes.answer.ranges[1:], frozenset(), True)
+    for number, before in enumerate(orders[:50]):
+        (after, *_) = await order(f"host-{number}", nodes)
+        assert after == (before[1] if before[0] == 1 else before[0])
+
+
+async def test_a_link_that_was_cut_off_comes_back_and_one_that_found_no_use_goes_on() -> None:
+    nodes = nine()
+    first, second, *_ = await order("host", nodes)
+    guide = AnyNode(cast(Nodes, nodes), "host")
+
+    async def located() -> int:
+        return (await guide.locate()).port
+
+    assert await located() == first
+    guide.arrived()
+    assert await located() == first, "it was cut off"
+    assert await located() == second, "it could not connect"
+    guide.arrived()
+    assert await located() == first, "it was cut off from the second"
+    guide.arrived()
+    guide.abandoned()
+    assert await located() == second
+    guide.arrived()
+    guide.abandoned()
+    assert await located() == first
