@@ -87,7 +87,7 @@ async def test_what_is_published_while_the_link_is_down_is_answered_with_the_rea
     ("fault", "reason"),
     [
         ("dropped", "lost the link"),
-        ("deaf", "no answer to P"),
+        ("deaf", "no answer to PING"),
         ("relocated", "another is better"),
         ("stopped", "stopped"),
     ],
