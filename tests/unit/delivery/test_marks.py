@@ -199,21 +199,23 @@ def test_a_bug_in_the_pass_before_it_does_not_hold_it_up(house: House, monkeypat
 def test_the_source_is_held_by_what_lies_before_barriers_and_let_go_when_there_is_room(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout_module, "MAX_WAITING", 100_000)
+    monkeypatch.setattr(fanout_module, "MAX_WAITING", 101_000)
     ear = house.join(Ear(), "a")
     payload = "1" * 10_000
-    for _ in range(6):
-        house.publish("a", payload)
+    for _ in range(4):
+        house.publish("a", *[payload] * 5)
         house.fanout.barrier(lambda: None)
-    assert house.held == []
-    for _ in range(15):
-        house.publish("a", payload)
     assert house.held == [True]
-    house.loop.run_one()  # 10,000 bytes are gone, of 210,000
-    assert house.held == [True]
+    house.publish("a", *[payload] * 5)
+    for held in (True, True, False):  # 200,000 bytes wait after the first pass, and 100,000 after the third
+        assert house.held == [True]
+        house.loop.run_one()
+        assert house.held == [True, False][: 2 - held]
+    house.publish("a", *[payload] * 7)
+    assert house.held == [True, False, True], "those that lie before barriers count"
     house.loop.run()
-    assert house.held == [True, False]
-    assert b"".join(ear.writes) == message("a", *[payload] * 21)
+    assert house.held == [True, False, True, False]
+    assert b"".join(ear.writes) == message("a", *[payload] * 32)
 
 
 # Swaps.
