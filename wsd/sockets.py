@@ -15,7 +15,10 @@ from typing import NamedTuple, TypeAlias
 
 from wsd.errors import StartupError
 
-__all__ = ["describe", "is_taken", "listen", "port_of"]
+__all__ = ["BACKLOG", "another", "describe", "is_taken", "listen", "port_of"]
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted: a storm of reconnects. Linux caps it at net.core.somaxconn."""
 
 ATTEMPTS = 20
 """How often a free port is looked for that is free on all addresses."""
@@ -84,6 +87,32 @@ def is_taken(hosts: Sequence[str], port: int) -> bool:
     return False
 
 
+def another(sock: socket.socket) -> socket.socket:
+    """Make one more socket that listens where one listens already (SO_REUSEPORT, socket(7)).
+
+    The kernel spreads new connections over all of them, at random, and each has a queue of its own. The first socket
+    was bound without the option, so that a port that somebody else has was an error, and gets it now.
+
+    Raises:
+        OSError: if the system has no room.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made = socket.socket(sock.family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        made.bind(sock.getsockname())
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
 def port_of(sockets: Sequence[socket.socket]) -> int:
     """The port that these sockets listen on; 0 if there are none."""
     return int(sockets[0].getsockname()[1]) if sockets else 0
@@ -125,7 +154,7 @@ def _bind(place: _Place, port: int, *, dual: bool) -> socket.socket:
             both = dual and place.address[0] == "::"
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
         sock.bind((place.address[0], port, *place.address[2:]))
-        sock.listen()  # only now is a port refused that two sockets with SO_REUSEADDR have bound
+        sock.listen(BACKLOG)  # only now is a port refused that two sockets with SO_REUSEADDR have bound
         sock.setblocking(False)
     except BaseException:
         sock.close()

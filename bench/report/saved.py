@@ -192,31 +192,6 @@ class _Feeding(_Result):
     shares: _Shares
 
 
-class _Spread(_Part):
-    p50: float
-    p99: float
-    longest: float
-
-
-class _Pauses(_Part):
-    calm_us: _Spread
-    reload_us: _Spread
-    more_us: _Spread
-    beyond_us: float
-
-
-class _Handover(_Result):
-    setup: _Setup
-    moved: int
-    seconds: float
-    cpu_per_moved_us: float
-    cpu_per_moved_more_us: float
-    pauses: _Pauses
-    closed: int
-    gaps: int
-    checks: _Checks
-
-
 class _Goal(_Part):
     work: str
     measure: str
@@ -248,7 +223,7 @@ class _Cores(_Part):
     load: list[int]
 
 
-_KINDS = {"fan-out", "storm", "standing", "restart", "soak", "burst", "feeding", "handover", "other"}
+_KINDS = {"fan-out", "storm", "standing", "restart", "soak", "burst", "feeding", "other"}
 
 
 def _kind(result: Any) -> str:
@@ -272,7 +247,6 @@ class _Document(_Part):
             | Annotated[_Soak, Tag("soak")]
             | Annotated[_Burst, Tag("burst")]
             | Annotated[_Feeding, Tag("feeding")]
-            | Annotated[_Handover, Tag("handover")]
             | Annotated[_Result, Tag("other")],
             Discriminator(_kind),
         ]

@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 from collections.abc import Collection
+from typing import ClassVar
 from urllib.request import urlopen
 
 from bench.processes import free_port
@@ -25,7 +26,7 @@ class WsdServer(Server):
     name = "wsd"
     title = "wsd"
     python = True
-    workers: int = 1
+    workers: ClassVar[int] = 1
 
     def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:
         super().__init__(redis, cores)

@@ -17,18 +17,18 @@ ROOT = Path(wsd.__file__).parent
 
 # A room is a module or a package, whose modules are its own affair.
 LAYERS = (
-    {"codes", "backoff", "pipe", "process", "report", "slices", "source", "tls"},
+    {"codes", "backoff", "headcount", "pipe", "process", "report", "slices", "source", "tls"},
     {"errors"},
     {"logs", "descriptors", "sockets", "systemd", "protocol", "deployment"},
     {"auth", "deadlines", "metrics"},
     {"config", "delivery", "redis"},
-    {"admin", "authenticator", "clients", "reload"},
+    {"admin", "authenticator", "clients"},
     {"handover", "status"},
     {"worker"},
-    {"supervisor"},  # to come: several workers
+    {"supervisor"},
     {"cli", "__main__"},
 )
-TO_COME = {"supervisor"}
+TO_COME: set[str] = set()
 
 # Who may import from a room of the same layer.
 NEIGHBOURS = {("__main__", "cli")}

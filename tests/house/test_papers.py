@@ -19,11 +19,11 @@ from tests.faults.suite import names
 from tests.house.papers import MADE, PAPERS, made, paper, tracked
 from tests.house.tables import explained_metrics
 from tests.lib.permissions import ACL, CLUSTER_ACL, SENTINEL_ACL
-from wsd import __version__, descriptors, worker
+from wsd import __version__, descriptors, sockets, worker
 from wsd.admin import server
 from wsd.auth.jwt import MAX_TOKEN
 from wsd.cli.commands import MODULES
-from wsd.clients import connection, gateway, phases, session
+from wsd.clients import connection, phases, session
 from wsd.codes import Close, Reaction
 from wsd.config import Settings, text
 from wsd.logs import outlet
@@ -320,7 +320,7 @@ def test_the_numbers_for_operators_are_those_of_the_code() -> None:
         f"At most {server.MAX_CONNECTIONS} connections are open at a time",
         f"At most {outlet.MAX_LINES:,} lines or {outlet.MAX_BYTES >> 20} MiB wait to be read",
         f"keeps {worker.RESERVED_DESCRIPTORS} for itself",
-        f"asks for {gateway.BACKLOG:,} connections that wait to be accepted",
+        f"asks for {sockets.BACKLOG:,} connections that wait to be accepted",
         f"up to {vitals.PAUSED_HEARTBEATS} heartbeats",
         f"fewer than {descriptors.SPARE} of the limit of open files are free",
     ):

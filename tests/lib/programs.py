@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
 from bench.processes import ROOT, Program, plain_environment
@@ -191,6 +192,11 @@ class Daemon(Program):
         self.admin_port = int(listens.split("http://", 1)[1].split(" ", 1)[0].rsplit(":", 1)[1])
         self.url = f"ws://127.0.0.1:{self.port}"
         self.admin = f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def workers(self) -> list[int]:
+        """Its workers' processes, as they are now."""
+        return list(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
 
     @property
     def log(self) -> list[str]:

@@ -18,7 +18,7 @@ import redis
 from bench.processes import Program, free_port, redis_executable
 from tests.lib.waiting import PATIENCE, eventually
 from wsd.config import Settings
-from wsd.worker import Worker
+from wsd.worker.alone import LoneWorker
 
 __all__ = ["RedisServer", "Sentinel", "redis_version", "serving"]
 
@@ -149,11 +149,11 @@ class Sentinel(RedisServer):
 
 
 @asynccontextmanager
-async def serving(server: RedisServer | str, *, wait: bool = True, **options: Any) -> AsyncIterator[Worker]:
+async def serving(server: RedisServer | str, *, wait: bool = True, **options: Any) -> AsyncIterator[LoneWorker]:
     """Run a worker in this process, on free ports, without authentication unless told otherwise."""
     url = server if isinstance(server, str) else server.url
     options = {"auth": "none", "port": 0, "admin_port": 0, "redis_url": url, "max_request_rate": 0} | options
-    worker = Worker(Settings.model_validate(options))
+    worker = LoneWorker(Settings.model_validate(options))
     try:
         await worker.startup()
         if wait:

@@ -82,7 +82,7 @@ async def test_a_daemon_with_few_descriptors_warns_and_refuses_politely(
     limit = RESERVED_DESCRIPTORS + 30
     monkeypatch.setattr(Daemon, "program", tuple(limited(limit))[:7])
     daemon = start_daemon("--auth=none", "--port=0", "--admin-port=0", f"--redis-url={redis.url}", "--drain-seconds=0")
-    (warning,) = [line for line in daemon.log if "the limit of" in line]
+    warning = daemon.wait_for("the limit of")
     assert f"the limit of {limit} open files allows only " in warning and "LimitNOFILE=" in warning
     most = int(warning.split("allows only ")[1].split(" ")[0])
     assert 1 <= most <= 30
@@ -115,14 +115,15 @@ def test_descriptors_that_something_else_takes_are_noticed(
     """The limit is lowered while the daemon runs, as if so many descriptors were taken."""
     daemon = start_daemon("--auth=none", "--port=0", "--admin-port=0", f"--redis-url={redis.url}", "--drain-seconds=0")
     daemon.wait_for("connected to Redis")
-    before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    taken = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+    (worker,) = daemon.workers
+    before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    taken = len(os.listdir(f"/proc/{worker}/fd"))
     few = taken + descriptors.SPARE // 2
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (few, before[1]))
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (few, before[1]))
     assert f"fewer than {descriptors.SPARE} of {few} are free" in daemon.wait_for("out of descriptors")
     assert readiness(daemon)[0] == 503
     assert readiness(daemon)[1].startswith("not ready: out of descriptors: ")
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
     daemon.wait_for("enough free descriptors again")
     assert readiness(daemon) == (200, "ready")
 

@@ -311,10 +311,11 @@ def test_mistakes_in_the_settings_are_said_to_nobody_without_waiting() -> None:
 
 BUG = """
 import sys
-from wsd import cli, worker
+import uvloop
+from wsd import cli
 def run(*arguments):
     raise ZeroDivisionError("a bug")
-worker.uvloop.new_event_loop = run
+uvloop.new_event_loop = run
 sys.exit(cli.main())
 """
 

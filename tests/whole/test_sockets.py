@@ -161,3 +161,28 @@ def test_errors_that_need_another_machine(number: int, words: str, monkeypatch: 
     monkeypatch.setattr(sockets, "_bind", refuse)
     with pytest.raises(StartupError, match=words):
         sockets.listen(["127.0.0.1"], free_port(), NAMES)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::", marks=needs_ipv6)])
+def test_more_sockets_where_one_listens_each_with_a_queue_of_its_own(host: str) -> None:
+    with ExitStack() as stack:
+        made = [stack.enter_context(sock) for sock in sockets.listen([host], 0, NAMES)]
+        with pytest.raises(StartupError):  # as long as nobody shares the port, it is taken
+            sockets.listen([host], sockets.port_of(made), NAMES)
+        made += [stack.enter_context(sockets.another(made[0])) for _ in range(3)]
+        assert len({sock.getsockname()[1] for sock in made}) == 1
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", sockets.port_of(made)), timeout=10))
+        counts = [len(accepted(sock, stack)) for sock in made]
+        assert sum(counts) == 200
+        assert min(counts) > 10  # that one of four gets so few of 200 happens once in 10**12 runs
+
+
+def accepted(sock: socket.socket, stack: ExitStack) -> list[socket.socket]:
+    """Accept those who wait."""
+    found: list[socket.socket] = []
+    while True:
+        try:
+            found.append(stack.enter_context(sock.accept()[0]))
+        except BlockingIOError:
+            return found

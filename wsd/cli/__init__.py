@@ -6,7 +6,8 @@
 ``settings``    the settings of a command: its flags, over the other places
 ``commands``    runs a command and turns exceptions into lines and exit statuses
 ``output``      how a command says something
-``serve``       the daemon
+``serve``       the daemon: its supervisor
+``worker``      a worker of the daemon, which the supervisor starts
 ``dev``         the daemon with nothing around it: its Redis, and what to type next
 ``check``       prints the settings
 ``connecting``  its --connect: tries Redis
@@ -37,13 +38,26 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after the program's name; without it those of the process.
     """
     _open_standard_streams()
-    if argv is None and sys.argv[1:2] == ["serve"]:
-        # They would end a daemon that has no handlers yet. The worker takes them, with those that came until then.
+    command = sys.argv[1:2] if argv is None else []
+    if command in (["serve"], ["worker"]):
+        # They would end a daemon that has no handlers yet. It takes them later, with those that came until then.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
+    status: int
     try:
-        status: int = import_quietly("wsd.cli.commands").run(argv)
+        status = _serve(sys.argv[2:]) if command == ["serve"] else import_quietly("wsd.cli.commands").run(argv)
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells count
+    return status
+
+
+def _serve(arguments: list[str]) -> int:
+    """Run the supervisor. Not by way of the commands, which bring the settings and with them 30 MiB."""
+    supervisor = import_quietly("wsd.supervisor")
+    try:
+        status: int = supervisor.run(arguments)
+    except import_quietly("wsd.errors").StartupError as exc:
+        import_quietly("wsd.cli.output").say(str(exc))
+        return 1
     return status
 
 

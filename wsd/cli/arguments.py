@@ -55,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     _check_command(argv)
-    args, extras = program.parse_known_args(argv)
+    args, extras = program.parse_known_args(argv, argparse.Namespace(given=argv[1:]))
     if extras:
         raise CommandError(_unknown(extras, parsers[args.command]), status=2)
     return args

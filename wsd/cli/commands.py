@@ -26,6 +26,9 @@ MODULES = {
 """Where a command's ``run(args)`` is. Imported when needed: `publish` in a shell loop needs no WebSocket server."""
 
 
+WORKER = "worker"
+"""The command that the supervisor of ``wsd serve`` runs. Nobody types it, so it is in no help."""
+
 DAEMONS = ("serve", "dev")
 """Commands that need no standard output. The result of every other one is what it prints."""
 
@@ -33,7 +36,7 @@ DAEMONS = ("serve", "dev")
 def run(argv: list[str] | None) -> int:
     """Run the command line; return the exit status."""
     try:
-        with _as_daemon() if argv is None and sys.argv[1:2] == ["serve"] else nullcontext():
+        with _as_daemon() if argv is None and sys.argv[1:2] == [WORKER] else nullcontext():
             return _run(sys.argv[1:] if argv is None else argv)
     except SettingsError as exc:
         for mistake in exc.mistakes:
@@ -51,10 +54,14 @@ def run(argv: list[str] | None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    worker = argv[:1] == [WORKER] and argv[1:2] != [] and argv[1].isdecimal()
     try:
-        args = parse(argv)
+        args = parse(["serve", *argv[2:]] if worker else argv)
     except SystemExit:  # argparse has printed the help or the version
         return 0
+    if worker:
+        served: int = import_quietly("wsd.cli.worker").run(int(argv[1]), args)
+        return served
     if args.command not in DAEMONS:
         check_stdout()
     status: int = import_quietly(MODULES[args.command]).run(args)
@@ -70,7 +77,7 @@ def _as_daemon() -> Iterator[None]:
         raise
     except BaseException:
         if not logs.active():
-            flags = _flags(sys.argv[2:])
+            flags = _flags(sys.argv[3:])
             config = flags.pop("config", None)
             logs.setup("info", log_format(flags, config=config))
             logs.catch_all()

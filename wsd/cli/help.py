@@ -45,7 +45,8 @@ examples:
   WSD_REDIS_URL=redis://:PASSWORD@redis.example wsd serve --jwt-key-file key
 
 SIGTERM and SIGINT (Ctrl-C) drain: clients are sent away over drain_seconds; a
-second signal stops at once. SIGHUP reads the key and the log level anew.
+second signal stops at once. SIGHUP reads all settings anew, and starts new
+processes with them, and with the code that is installed then.
 """
 
 DEV = """\

@@ -1,18 +1,13 @@
-"""``wsd serve``: the daemon."""
+"""``wsd serve``, where it is not the process's own command line. Else `wsd.cli` starts the supervisor at once."""
 
 from __future__ import annotations
 
-import logging
 from argparse import Namespace
 
 from wsd.cli.settings import settings
-from wsd.config import warnings
-from wsd.logs import setup
-from wsd.worker import run as run_worker
+from wsd.supervisor import run as supervise
 
 __all__ = ["run"]
-
-logger = logging.getLogger(__name__)
 
 
 def run(args: Namespace) -> int:
@@ -20,11 +15,6 @@ def run(args: Namespace) -> int:
 
     Raises:
         SettingsError: if the settings can't be used.
-        StartupError: if it can't start on this machine.
     """
-    chosen = settings(args)
-    setup(chosen.log_level, chosen.log_format)
-    for line in warnings(chosen):
-        logger.warning("%s", line)
-    run_worker(chosen, lambda: settings(args))
-    return 0
+    settings(args)  # a caller of main() hears of a mistake here, and not from another process
+    return supervise(args.given)

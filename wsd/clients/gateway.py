@@ -22,12 +22,11 @@ from wsd.clients.connection import Connection, Shared
 from wsd.clients.phases import CLOSE_TIMEOUT
 from wsd.clients.sansio import LIBRARY, close_code
 from wsd.codes import Close, HandshakeReason
+from wsd.headcount import Headcount
 from wsd.metrics import Metrics
+from wsd.sockets import BACKLOG
 
 __all__ = ["POLITE_REFUSALS", "Gateway"]
-
-BACKLOG = 4096
-"""Connections that wait to be accepted: a storm of reconnects. Linux caps it at net.core.somaxconn."""
 
 RECEIVE_BUFFER = 32_768
 """Bytes that the kernel keeps of what a client sent and we have not read; it doubles them for its own records, and
@@ -50,12 +49,21 @@ class Gateway:
         metrics: counts.
         origins: that browsers may come from; empty if any may.
         subprotocols: the operator's, in the order of preference.
+        headcount: counts the clients of all workers, where these together may have so many; None if there is no bound
+            but max_connections.
     """
 
     def __init__(
-        self, max_connections: int, metrics: Metrics, *, origins: Sequence[str] = (), subprotocols: Sequence[str] = ()
+        self,
+        max_connections: int,
+        metrics: Metrics,
+        *,
+        origins: Sequence[str] = (),
+        subprotocols: Sequence[str] = (),
+        headcount: Headcount | None = None,
     ) -> None:
         self.max_connections = max_connections  # how many clients are let in
+        self._headcount = headcount
         self._metrics = metrics
         # None in the list lets in clients without an origin, which are no browsers.
         self._origins = [*map(Origin, origins), None] if origins else None
@@ -103,6 +111,8 @@ class Gateway:
     @property
     def full(self) -> bool:
         """Whether there are as many clients as may be."""
+        if self._headcount is not None and self._headcount.total() >= self._headcount.most:
+            return True
         return self._inside >= self.max_connections
 
     def entered(self, connection: Connection) -> bool:
@@ -131,10 +141,12 @@ class Gateway:
 
     def _give_up_place(self) -> None:
         self._inside -= 1
+        self._note()
         if (
             self._said_full
             and not self.draining
             and self._inside <= min(self.max_connections - 1, 0.95 * self.max_connections)
+            and not self.full
         ):
             self._said_full = False
             logger.info("no longer full: %d connections, and new clients are let in", self._inside)
@@ -149,6 +161,7 @@ class Gateway:
         self._metrics.moves["in"] += 1
         self.connections.add(connection)
         self._inside += 1
+        self._note()
 
     def moved_out(self, connection: Connection) -> None:
         """Count a client out that another process has."""
@@ -164,7 +177,7 @@ class Gateway:
         """Why no client is let in now: draining, or full; None if one may come."""
         if self.draining:
             return HandshakeReason.DRAINING
-        if self.full:
+        if self._inside >= self.max_connections or not self._claim():
             if not self._said_full:
                 self._said_full = True
                 logger.warning("full: %d connections; new clients get 503 until some leave", self._inside)
@@ -174,6 +187,15 @@ class Gateway:
     def admitted(self) -> None:
         """Count a client in."""
         self._inside += 1
+        self._note()
+
+    def _claim(self) -> bool:
+        """Take the place of one client more among those of all workers, if there is one."""
+        return self._headcount is None or self._headcount.claim(self._inside)
+
+    def _note(self) -> None:
+        if self._headcount is not None:
+            self._headcount.note(self._inside)
 
     # The end.
 

@@ -14,10 +14,12 @@ in ``redis_url``, and never the value of a name that isn't known.
 
 `load` is the way in for the daemon; ``Settings(port=0, auth="none")`` reads nothing but its arguments.
 
-What a value may be stands in `kinds`, which settings there are in `settings`, where they come from in `sources`.
+What a value may be stands in `kinds`, which settings there are in `settings`, where they come from in `sources`, and
+how they get to another process in `passing`.
 """
 
 from wsd.config.kinds import RedisUrl
+from wsd.config.passing import pack, unpack
 from wsd.config.settings import Settings, allowed, describe, flag_fields, is_loopback, text, warnings
 from wsd.config.sources import load, load_with_places, log_format
 
@@ -31,6 +33,8 @@ __all__ = [
     "load",
     "load_with_places",
     "log_format",
+    "pack",
     "text",
+    "unpack",
     "warnings",
 ]

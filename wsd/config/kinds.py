@@ -46,6 +46,8 @@ __all__ = [
     "Switch",
     "Text",
     "Url",
+    "WorkerTimeout",
+    "Workers",
     "nearest",
     "quoted",
 ]
@@ -53,6 +55,8 @@ __all__ = [
 DAY = 86_400  # seconds; no time here is meant to be longer, and a timer can carry it
 
 SHORTEST = 0.001  # seconds; no timer is more precise
+
+MAX_WORKERS = 128  # more cores than a Redis can feed; the memory that workers share has room for twice as many
 
 MAX_GIVEN = 80  # characters of a refused value that a mistake repeats: enough to recognise it, and one line
 
@@ -244,6 +248,10 @@ Seconds = Annotated[
 ]
 SecondsOrNone = Annotated[float, Field(ge=0, le=DAY, allow_inf_nan=False), Allowed("seconds from 0 to 86400")]
 Leeway = Annotated[float, Field(ge=0, le=300, allow_inf_nan=False), Allowed("seconds from 0 to 300")]
+
+Workers = Annotated[int, Field(ge=0, le=MAX_WORKERS), Allowed(f"a whole number from 0 to {MAX_WORKERS}")]
+# A worker gives a sign of life each second.
+WorkerTimeout = Annotated[float, Field(ge=2, le=DAY, allow_inf_nan=False), Allowed("seconds from 2 to 86400")]
 
 MessageSize = Annotated[
     ByteSize, BeforeValidator(_size), Field(ge=2**10, le=2**30), Allowed("a size from 1KiB to 1GiB")

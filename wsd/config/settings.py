@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 
 from pydantic import ByteSize, Field, SecretStr, ValidationInfo, field_validator
@@ -112,7 +113,8 @@ class Settings(BaseSettings):
     ping_interval: kinds.Seconds = Field(default=20.0, description="seconds between WebSocket pings to a client")
     ping_timeout: kinds.Seconds = Field(default=20.0, description="seconds that a client may take to answer a ping")
     max_connections: kinds.CountOrNone = Field(
-        default=0, description="connections at a time; 0 is as many as the limit of open files allows"
+        default=0,
+        description="connections at a time, of all workers together; 0 is as many as the limit of open files allows",
     )
     max_message_size: kinds.MessageSize = Field(
         default=ByteSize(65_536), description="size of the largest message that a client may send"
@@ -133,6 +135,12 @@ class Settings(BaseSettings):
         description="seconds that something may wait for a slow client before the connection is closed with 4008",
     )
     gap_notices: kinds.Switch = Field(default=True, description="tell clients when messages may have been missed")
+    workers: kinds.Workers = Field(
+        default=1, description="processes that serve clients, each on one core; 0 is one for each core that wsd may use"
+    )
+    worker_timeout: kinds.WorkerTimeout = Field(
+        default=10.0, description="seconds that the event loop of a worker may stand still before it is replaced"
+    )
     drain_seconds: kinds.SecondsOrNone = Field(
         default=10.0, description="seconds over which clients are sent away when the daemon stops"
     )
@@ -183,6 +191,10 @@ class Settings(BaseSettings):
                 # pydantic's; a file name may hold some.
                 raise PydanticCustomError("key", "{line}", {"line": str(exc)}) from None
         return value
+
+    def processes(self) -> int:
+        """Return how many workers there shall be: `workers`, or one for each core that this process may use."""
+        return self.workers or min(len(os.sched_getaffinity(0)), kinds.MAX_WORKERS)
 
     def key(self) -> bytes:
         """Return the bytes that tokens are verified with: an HMAC secret, or a public key's PEM text.

@@ -32,14 +32,17 @@ class _Handler(logging.Handler):
 
     Args:
         format: ``text`` or ``json``.
+        worker: the number of the worker that logs, where there are several.
     """
 
-    def __init__(self, format: str) -> None:
+    def __init__(self, format: str, worker: int | None = None) -> None:
         super().__init__()
         stderr = _stderr()
         self._journal = is_journal(stderr)  # whether the journal reads it
         self._json = format == "json"
-        formatter = JSONFormatter() if self._json else TextFormatter(timed=not self._journal)
+        formatter = (
+            JSONFormatter(worker=worker) if self._json else TextFormatter(timed=not self._journal, worker=worker)
+        )
         formatter.converter = time.gmtime
         self.setFormatter(formatter)
         self.outlet = Outlet(stderr, self._loss)
@@ -99,7 +102,7 @@ def _stderr() -> int:
 _handler: _Handler | None = None  # the log of this process
 
 
-def setup(level: str, format: str) -> None:
+def setup(level: str, format: str, worker: int | None = None) -> None:
     """Log to standard error. No line waits for its reader; the last ones are written at the end of the process.
 
     Where standard error is systemd's journal, each line has its priority in front, JSON objects too: the journal takes
@@ -108,9 +111,10 @@ def setup(level: str, format: str) -> None:
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         format: ``text`` or ``json``.
+        worker: the number of the worker that logs, where there are several: it stands in each line.
     """
     global _handler  # noqa: PLW0603 - there is one log in a process, as in the library
-    _handler = _Handler(format)
+    _handler = _Handler(format, worker)
     logging.basicConfig(handlers=[_handler], force=True)
     # At INFO the library logs every open and close, at DEBUG paths, headers and payloads, tokens included.
     logging.getLogger("websockets").setLevel(logging.WARNING)

@@ -47,6 +47,8 @@ def test_defaults() -> None:
         "max_backlog": "1MiB",
         "max_backlog_age": "10",
         "gap_notices": "true",
+        "workers": "1",
+        "worker_timeout": "10",
         "drain_seconds": "10",
         "log_level": "info",
         "log_format": "text",

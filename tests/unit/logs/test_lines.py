@@ -130,3 +130,26 @@ def test_nothing_in_a_traceback_passes_for_a_line(log: Callable[[], str]) -> Non
     head, *rest = log().splitlines()
     assert head.endswith("it failed")
     assert all(line.startswith("  ") and line.isprintable() for line in rest)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_where_there_are_several_workers_each_line_says_whose_it_is(format: str, log: Callable[[], str]) -> None:
+    setup("info", format, worker=3)
+    logging.getLogger("wsd.x").warning("it is full")
+    line = log()
+    if format == "json":
+        assert (json.loads(line)["worker"], json.loads(line)["message"]) == (3, "it is full")
+    else:
+        assert line.endswith(" WARNING wsd.x: worker 3: it is full\n")
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_traceback_of_another_process_stands_where_any_does(format: str, log: Callable[[], str]) -> None:
+    setup("info", format)
+    stacks = 'Thread 0x1:\n  File "x.py", line 1 in f'
+    logging.getLogger("wsd.x").error("stuck", extra=fields(worker=1) | {"traceback": stacks})
+    text = log()
+    if format == "json":
+        assert (json.loads(text)["traceback"], json.loads(text)["worker"]) == (stacks, 1)
+    else:
+        assert text.splitlines()[1:] == ["  Thread 0x1:", '    File "x.py", line 1 in f']

@@ -33,10 +33,10 @@ from wsd.admin.alone import alone
 from wsd.admin.server import MAX_CONNECTIONS, Admin, Answer, Page
 from wsd.metrics import Gauges
 from wsd.report import Report
-from wsd.worker import Worker
+from wsd.worker.alone import LoneWorker
 
 
-async def ask(worker: Worker, path: str) -> tuple[int, str]:
+async def ask(worker: LoneWorker, path: str) -> tuple[int, str]:
     async with (
         aiohttp.ClientSession() as http,
         http.get(f"http://127.0.0.1:{worker.admin_port}{path}") as response,

@@ -20,7 +20,7 @@ from tests.lib.programs import Daemon
 from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import eventually
 from wsd.clients.phases import Phase
-from wsd.worker import Worker
+from wsd.worker.alone import LoneWorker
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -217,11 +217,11 @@ async def test_a_handshake_that_does_not_come_is_given_up(redis: RedisServer, mo
 # Clients that can't keep up.
 
 
-def _has_written(worker: Worker, writes: int) -> bool:
+def _has_written(worker: LoneWorker, writes: int) -> bool:
     return worker.metrics.writes == writes
 
 
-async def stall(worker: Worker, topic: str) -> Client:
+async def stall(worker: LoneWorker, topic: str) -> Client:
     """A client that subscribes and then reads no more."""
     client = await Client(worker.port, receive_buffer=4096).__aenter__()
     await client.subscribe(topic)

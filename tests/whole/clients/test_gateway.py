@@ -17,6 +17,7 @@ from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import PATIENCE, eventually
 from wsd.clients import gateway as gateway_module
 from wsd.errors import StartupError
+from wsd.sockets import BACKLOG
 
 SOMAXCONN = int(Path("/proc/sys/net/core/somaxconn").read_text())
 """The longest queue of connections that wait to be accepted, for all of the machine."""
@@ -196,4 +197,4 @@ async def test_the_backlog_is_the_gateways_because_the_event_loop_listens_once_m
         (server,) = worker.gateway._servers
         # tcp(7): of a listening socket, tcpi_sacked is the length of the queue, the sixth number behind eight bytes.
         info = server.sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        assert int.from_bytes(info[28:32], sys.byteorder) == min(gateway_module.BACKLOG, SOMAXCONN)
+        assert int.from_bytes(info[28:32], sys.byteorder) == min(BACKLOG, SOMAXCONN)

@@ -27,7 +27,7 @@ from wsd.clients import record
 from wsd.clients.arrival import ArrivedConnection
 from wsd.clients.moving import MovableConnection
 from wsd.clients.sansio import unread
-from wsd.worker import Worker
+from wsd.worker.alone import LoneWorker
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -37,12 +37,12 @@ def token(**claims: object) -> str:
 
 
 @asynccontextmanager
-async def two_workers(redis: RedisServer | str, **options: Any) -> AsyncIterator[tuple[Worker, Worker]]:
+async def two_workers(redis: RedisServer | str, **options: Any) -> AsyncIterator[tuple[LoneWorker, LoneWorker]]:
     async with serving(redis, **options) as old, serving(redis, **options) as new:
         yield old, new
 
 
-def only(worker: Worker) -> MovableConnection:
+def only(worker: LoneWorker) -> MovableConnection:
     """The one connection of a worker."""
     (connection,) = worker.gateway.connections
     assert isinstance(connection, MovableConnection)
@@ -52,7 +52,7 @@ def only(worker: Worker) -> MovableConnection:
 class StandIn:
     """Listens in the place of a connection that has not arrived, and keeps what comes."""
 
-    def __init__(self, worker: Worker, topics: list[str]) -> None:
+    def __init__(self, worker: LoneWorker, topics: list[str]) -> None:
         self._topics = worker.topics
         self._awaited = set(topics)
         self.frames: list[bytes] = []
@@ -81,7 +81,7 @@ class StandIn:
 class Journey:
     """A connection on its way from one worker to another. No message is published while it changes places."""
 
-    def __init__(self, old: Worker, new: Worker) -> None:
+    def __init__(self, old: LoneWorker, new: LoneWorker) -> None:
         self._old, self._new = old, new
         self.before = only(old)
         self.ended: list[str] = []  # whether the old connection has ended on its way
@@ -122,7 +122,7 @@ class Journey:
         self.arrive()
 
 
-async def move(old: Worker, new: Worker) -> None:
+async def move(old: LoneWorker, new: LoneWorker) -> None:
     """Move the one connection of a worker to another."""
     await Journey(old, new).go()
 

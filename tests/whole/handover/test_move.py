@@ -16,7 +16,7 @@ from wsd.handover.parts import Given, Taken
 from wsd.handover.steps import Step
 from wsd.handover.taker import Taker
 from wsd.pipe import pair
-from wsd.worker import Worker
+from wsd.worker.alone import LoneWorker
 
 TOPICS = ["a", "b", "c"]
 
@@ -28,7 +28,9 @@ def server() -> Iterator[RedisServer]:
     server.stop()
 
 
-async def move(old: Worker, new: Worker, *, count: int | None = None, seconds: float = 20.0) -> tuple[Given, Taken]:
+async def move(
+    old: LoneWorker, new: LoneWorker, *, count: int | None = None, seconds: float = 20.0
+) -> tuple[Given, Taken]:
     left, right = pair()
     giving = Giver(old.parts, left, count=count, seconds=seconds)
     taking = Taker(new.parts, right)
@@ -36,7 +38,7 @@ async def move(old: Worker, new: Worker, *, count: int | None = None, seconds: f
     return given, taken
 
 
-def check_clean(*workers: Worker) -> None:
+def check_clean(*workers: LoneWorker) -> None:
     """Nothing is left of the hand-over but connections and their topics."""
     for worker in workers:
         wanted = {topic for each in worker.gateway.connections for topic in each.listening}  # type: ignore[attr-defined]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +10,8 @@ import pytest
 from bench.processes import free_port
 from tests.lib.certificates import certificate
 from tests.lib.links import linked
-from tests.lib.servers import RedisServer, serving
+from tests.lib.servers import RedisServer
 from tests.lib.waiting import eventually
-from wsd.config import Settings
 
 
 @pytest.fixture
@@ -68,15 +65,3 @@ async def test_a_renewed_certificate_is_used_when_the_link_is_made_again(
         (tmp_path / "key.pem").write_text("half")
         server("CLIENT", "KILL", "TYPE", "pubsub")
         await eventually(lambda: recorder.count("gap") == 2)
-
-
-async def test_a_reload_reads_renewed_files_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    certificate(tmp_path)
-    url = f"rediss+cluster://127.0.0.1:{free_port()},127.0.0.1:{free_port()}?ssl_ca_certs={tmp_path}/cert.pem"
-    async with serving(url, wait=False) as worker:
-        await eventually(lambda: "no node of the cluster" in worker.source.problem, "an attempt, which reads the files")
-        caplog.clear()
-        os.utime(tmp_path / "cert.pem", ns=(1, 1))
-        worker.reloader.reload(lambda: Settings.model_validate({"auth": "none", "redis_url": url}))
-    assert caplog.text.count("read the files for TLS to Redis again") == 1

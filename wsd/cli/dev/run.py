@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 from argparse import Namespace
 from contextlib import ExitStack
 from typing import Any
@@ -12,12 +11,12 @@ from wsd.cli.dev.embedded import PORT, EmbeddedRedis
 from wsd.cli.dev.hints import hints, program
 from wsd.cli.output import write
 from wsd.cli.settings import DEV_SETTINGS, settings
-from wsd.config import RedisUrl, Settings, warnings
+from wsd.config import RedisUrl, warnings
 from wsd.errors import CommandError
 from wsd.logs import setup
 from wsd.sockets import is_taken
-from wsd.worker import Worker
-from wsd.worker import run as run_worker
+from wsd.worker.alone import LoneWorker
+from wsd.worker.alone import run as run_worker
 
 __all__ = ["run"]
 
@@ -45,6 +44,8 @@ def run(args: Namespace) -> int:
                 port.replace("_", "-"),
             )
             changes[port] = 0
+    if chosen.workers != 1:
+        logger.warning("wsd dev is one process; workers=%d is ignored", chosen.workers)
     for line in warnings(chosen):
         logger.warning("%s", line)
     with ExitStack() as stack:
@@ -64,17 +65,11 @@ def run(args: Namespace) -> int:
         # Everything in `changes` is valid; a copy isn't validated again.
         chosen = chosen.model_copy(update=changes)
 
-        def started(worker: Worker) -> None:
+        def started(worker: LoneWorker) -> None:
             try:
                 write(hints(chosen, worker.port, program(), embedded=embedded))
             except CommandError as exc:
                 logger.warning("what to type next is not shown: %s", exc)
 
-        run_worker(chosen, lambda: _hang_up(chosen), started)
+        run_worker(chosen, started)
     return 0
-
-
-def _hang_up(chosen: Settings) -> Settings:
-    # Here SIGHUP comes from a terminal that was closed, not from an operator, and there is no key to read again.
-    signal.raise_signal(signal.SIGTERM)
-    return chosen

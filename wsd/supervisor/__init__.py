@@ -1,0 +1,42 @@
+"""The supervisor of ``wsd serve``: it opens the listening sockets, starts the workers, and takes the signals.
+
+=============  ==========================================================================
+``launch``     starts a worker: a new interpreter, with a pipe to it
+``main``       the life of the supervisor, from the first worker's settings to the end
+``team``       the workers, each in its place: who is started, replaced, sent away
+``child``      one worker: a process and the pipe to it
+``autopsy``    the end of a worker whose event loop stands still
+``listening``  the listening sockets, and which worker gets which
+``chosen``     the settings in force
+``pages``      what the admin port shows of the team
+=============  ==========================================================================
+
+No client's byte passes through it, and it imports little, so that it stays small and has hardly a bug to die of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+
+from wsd.supervisor.launch import Launcher
+from wsd.systemd import listen_sockets
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until a signal comes, then drain; return the exit status.
+
+    Args:
+        arguments: the command line behind ``serve``. Only workers read it.
+
+    Raises:
+        StartupError: if it can't start on this machine.
+    """
+    passed = listen_sockets()  # before anything is started that could take them for its own
+    launcher = Launcher.of_this_process(arguments)
+    # The first worker reads the settings. It is started before the rest is imported, which goes on beside it.
+    first = launcher.launch()
+    status: int = import_module("wsd.supervisor.main").run(launcher, first, passed)
+    return status

@@ -1,0 +1,71 @@
+"""Starts a worker: a new interpreter, with a pipe to it.
+
+Not by fork(2), which would copy a running event loop and, with it, whatever another thread has locked. A new
+interpreter also takes the code that is installed now, which is what an upgrade needs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Launched", "Launcher"]
+
+BLOCKED = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that would end a new worker before it has said that they mean nothing to it."""
+
+OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+"""Variables of systemd that are for the supervisor alone."""
+
+
+class Launched(NamedTuple):
+    """A worker that was started."""
+
+    pid: int
+    sock: socket.socket  # our end of the pipe
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Knows the command line of workers.
+
+    Args:
+        program: the command line up to ``serve``, with the interpreter and its options.
+        arguments: what stands behind ``serve``.
+    """
+
+    program: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def of_this_process(cls, arguments: Sequence[str]) -> Launcher:
+        """Make one whose workers are started as this process was.
+
+        Args:
+            arguments: what stands behind ``serve``.
+        """
+        options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # of the interpreter, and the script
+        return cls((sys.executable, *options), tuple(arguments))
+
+    def launch(self) -> Launched:
+        """Start a worker.
+
+        Raises:
+            OSError: if there is no room for another process.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            theirs.set_inheritable(True)
+            command = [*self.program, "worker", str(theirs.fileno()), *self.arguments]
+            environment = {name: value for name, value in os.environ.items() if name not in OURS}
+            try:
+                pid = os.posix_spawn(command[0], command, environment, setsigmask=BLOCKED)
+            except OSError:
+                ours.close()
+                raise
+        return Launched(pid, ours)

@@ -1,0 +1,282 @@
+"""The workers, each in its place: who is started, replaced, and sent away.
+
+A place has a number, listening sockets, and one worker at a time; while a reload replaces that worker, the one that
+leaves is still a child, but has no place any more. A worker that ends by itself is replaced at once, and with a growing
+wait if the next ones end soon, too. The sockets of the place stay open meanwhile, and so does the queue of clients that
+wait to be accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from wsd import headcount, logs
+from wsd.backoff import Backoff
+from wsd.codes import Restart
+from wsd.metrics import Metrics
+from wsd.pipe import Message
+from wsd.report import Report, Retired
+from wsd.supervisor.autopsy import put_down
+from wsd.supervisor.child import Child, Gone, Stage, how_it_ended
+from wsd.supervisor.chosen import Chosen
+from wsd.supervisor.launch import Launched, Launcher
+from wsd.supervisor.listening import Listening
+
+__all__ = ["Seat", "Team"]
+
+TICK = 1.0
+"""Seconds between two looks whether all workers live. They give a sign of life as often."""
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds until a worker is replaced whose predecessor has ended soon, too."""
+
+STEADY = 60.0
+"""Seconds of life after which a worker that ends has not ended soon."""
+
+START_PATIENCE = 60.0
+"""Seconds for a new worker to be imported and to begin to give signs of life, on a machine that is busy."""
+
+logger = logging.getLogger(__name__)
+
+
+class Seat:
+    """A place in the team.
+
+    Args:
+        number: from 0.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.child: Child | None = None  # who has the place; None while it is empty
+        self.empty_since = 0.0
+        self.soon = 0  # workers in a row that have ended soon
+        self.waits = Backoff(FIRST_WAIT, LONGEST_WAIT)  # until the next one is started
+        self.timer: asyncio.TimerHandle | None = None  # starts it
+
+
+class Team:
+    """The workers.
+
+    Args:
+        launcher: starts processes.
+        metrics: counts restarts.
+        count: the descriptor of the memory in which workers count their clients; see wsd.headcount.
+    """
+
+    def __init__(self, launcher: Launcher, metrics: Metrics, count: int) -> None:
+        self.launcher = launcher
+        self.metrics = metrics
+        self.count = count
+        self.chosen: Chosen | None = None  # the settings of workers that are started now
+        self.listening: Listening | None = None
+        self.seats: list[Seat] = []
+        self.children: set[Child] = set()  # every process, those that leave included
+        self.retired = Retired()  # what those that are gone had counted
+        self.complete = asyncio.Event()  # set when every worker has been ready once
+        self.failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # of the start: an exit status
+        self.all_gone = asyncio.Event()  # set when there is no process left
+        self.closing = False  # whether nobody is replaced any more
+        self.on_ready: Callable[[Child], object] = lambda child: None
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Who comes.
+
+    def adopt(self, launched: Launched) -> Child:
+        """Take a process that was launched. It has no place yet."""
+        child = Child(launched, self._heard, self._gone)
+        self.children.add(child)
+        self.all_gone.clear()
+        return child
+
+    def seat(self, child: Child, seat: Seat) -> None:
+        """Give a process a place, and tell it to start."""
+        assert self.chosen is not None and self.listening is not None
+        workers = self.chosen.workers
+        taken = {other.place for other in self.children}
+        child.number, child.stage = seat.number, Stage.STARTED
+        child.place = next(place for place in range(headcount.PLACES) if place not in taken)
+        seat.child = child
+        sockets = self.listening.of_worker(seat.number, workers)
+        child.tell(
+            "start",
+            [self.count, *(sock.fileno() for sock in sockets)],
+            settings=self.chosen.given,
+            number=seat.number,
+            workers=workers,
+            place=child.place,
+        )
+
+    def fill(self, seat: Seat) -> None:
+        """Start a worker in an empty place."""
+        seat.timer = None
+        try:
+            child = self.adopt(self.launcher.launch())
+        except OSError as exc:
+            wait = next(seat.waits)
+            logger.error(
+                "worker %d can't be started (%s); it is tried again in %.1f s",
+                seat.number,
+                exc.strerror,
+                wait,
+                extra=logs.fields(worker=seat.number),
+            )
+            seat.timer = self._loop.call_later(wait, self.fill, seat)
+        else:
+            self.seat(child, seat)
+
+    # What they say.
+
+    def _heard(self, child: Child, message: Message, descriptors: list[int]) -> None:
+        match message.get("say"):
+            case "report":
+                child.report = Report.load(message["report"]).after(child.report)
+            case "ready" if child.stage is Stage.STARTED:
+                child.stage, child.ready_at = Stage.READY, child.heard
+                if self.complete.is_set():
+                    logger.info(
+                        "worker %d (pid %d) is ready",
+                        child.number,
+                        child.pid,
+                        extra=logs.fields(worker=child.number, pid=child.pid),
+                    )
+                elif all(seat.child is not None and seat.child.ready_at for seat in self.seats):
+                    self.complete.set()
+                self.on_ready(child)
+
+    # Who goes.
+
+    def _gone(self, child: Child) -> None:
+        self.children.discard(child)
+        if child.place >= 0:
+            headcount.clear(self.count, child.place)
+        if child.number >= 0:
+            self.retired = self.retired.adding(child.number, child.report)
+        if not self.children:
+            self.all_gone.set()
+        seat = next((seat for seat in self.seats if seat.child is child), None)
+        if seat is None:
+            return
+        seat.child, seat.empty_since = None, self._loop.time()
+        if self.closing:
+            return
+        assert child.status is not None
+        if not self.complete.is_set() and not child.ready_at and child.status > 0:
+            if not self.failed.done():
+                self.failed.set_result(child.status)  # it has said why
+            return
+        self._replace(seat, child, child.status)
+
+    def _replace(self, seat: Seat, child: Child, status: int) -> None:
+        """Start another worker in a place whose worker has ended by itself."""
+        reason = _reason(child, status)
+        self.metrics.worker_restarts[reason] += 1
+        if child.ready_at and self._loop.time() - child.ready_at >= STEADY:
+            seat.soon = 0
+            seat.waits.reset()
+        wait = next(seat.waits) if seat.soon else 0.0
+        seat.soon += 1
+        logger.log(
+            logging.WARNING if status else logging.INFO,
+            "worker %d (pid %d) %s; another is started %s",
+            seat.number,
+            child.pid,
+            how_it_ended(status),
+            f"in {wait:.1f} s" if wait else "at once",
+            extra=logs.fields(worker=seat.number, pid=child.pid, reason=str(reason), status=status, wait=wait),
+        )
+        seat.timer = self._loop.call_later(wait, self.fill, seat)
+
+    def dismiss(self, do: str, **values: Any) -> None:
+        """Send all workers away, and replace nobody any more."""
+        self.closing = True
+        for seat in self.seats:
+            if seat.timer is not None:
+                seat.timer.cancel()
+        for child in self.children:
+            child.stage = max(child.stage, Stage.LEAVING)
+            child.tell(do, **values)
+        if not self.children:
+            self.all_gone.set()
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        for child in self.children:
+            child.kill()
+
+    def reap(self) -> None:
+        """See who has ended."""
+        for child in list(self.children):
+            child.reap()
+
+    # Who lives.
+
+    async def watch(self) -> None:
+        """Look for workers that stand still, for ever."""
+        while True:
+            due = self._loop.time() + TICK
+            await asyncio.sleep(TICK)
+            late = self._loop.time() - due
+            if late > TICK:
+                # It is the supervisor who has stood still: what the workers have said meanwhile is not read yet.
+                for child in self.children:
+                    child.heard += late
+            logs.tick()
+            for child in self.children:
+                silence = self._loop.time() - child.heard
+                if silence > self.patience(child) and not child.stuck:
+                    child.stuck = True
+                    self._run(put_down(child, silence))
+
+    def patience(self, child: Child) -> float:
+        """Seconds that a worker may be silent."""
+        least = self.chosen.worker_timeout if self.chosen is not None else 0.0
+        return least if child.report is not None else max(least, START_PATIENCE)
+
+    def lives(self) -> bool:
+        """Whether the event loop of every worker turns."""
+        now = self._loop.time()
+        return all(now - child.heard <= self.patience(child) for child in self.children)
+
+    def _run(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # For the admin port.
+
+    async def ask_all(self, whole: bool) -> None:
+        """Ask every worker that serves for a report, and wait until all have come."""
+        asked = [child for child in self.children if child.report is not None]
+        await asyncio.gather(*(child.ask("report", whole=whole) for child in asked), return_exceptions=True)
+
+    async def page(self, child: Child, **values: Any) -> str:
+        """Let a worker make a page.
+
+        Raises:
+            OSError: if it ends meanwhile.
+        """
+        try:
+            return str((await child.ask("page", **values))["text"])
+        except Gone as exc:
+            raise OSError(str(exc)) from None
+
+    def close(self) -> None:
+        """Give the memory of the counts back."""
+        os.close(self.count)
+
+
+def _reason(child: Child, status: int) -> Restart:
+    """Why a worker is not there any more."""
+    if not child.ready_at:
+        return Restart.UNSTARTED
+    if child.stuck:
+        return Restart.STUCK
+    if status < 0:
+        return Restart.KILLED
+    return Restart.EXITED if status else Restart.STOPPED
