@@ -36,14 +36,14 @@ what happens to a connection that can't keep up is decided behind its ``write``.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from time import perf_counter
 from typing import NamedTuple
 
 from wsd.delivery.message import Audience, Run, Told, cut, join
+from wsd.delivery.shares import Share, only, sort
 from wsd.delivery.topics import Listener, Topic, TopicTable
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
@@ -65,9 +65,6 @@ STEP = 128
 
 WRITE_BYTES = 8192
 """Bytes that take as long as a write: the kernel copies about 2 GB a second."""
-
-SORT_STEP = 2048
-"""Listeners that are sorted between two looks, 0.2 ms."""
 
 MAX_WAITING = 8_388_608
 """Bytes of the log at which the source is held: 50,000 messages of 150 bytes, which a burst may well bring. A log of 1
@@ -91,10 +88,6 @@ class Bounds:
     def portion(self) -> int:
         """Bytes that are handed to a socket at a time; what is longer is a single message."""
         return min(PORTION, self.max_backlog)
-
-
-_Share = tuple[list[Listener], list[list[Run]]]
-"""Connections that are due the same of a pass, and what: the runs of each audience that they belong to."""
 
 
 class _Sealed(NamedTuple):
@@ -144,12 +137,12 @@ class Fanout:
         self._scheduled = False  # whether a turn is
         self._work: Iterator[None] | None = None  # sorts and writes, in steps; None when nothing is begun
         self._sorting = False  # whether it is not known yet what the pass in progress owes to whom
-        self._shares: deque[_Share] = deque()  # of the pass in progress, without those that are written
+        self._shares: deque[Share] = deque()  # of the pass in progress, without those that are written
         self._parts: list[list[bytes]] = []  # of the first share, its frames in portions; empty until its turn has come
         self._given = 0  # how many of them all connections of the share have been handed
         self._written = 0  # how many connections have been handed the next one
         self._places: dict[Listener, int] | None = None  # of those connections; made when needed
-        self._owed: dict[Listener, _Share] | None = None  # the shares of those not settled with; made when needed
+        self._owed: dict[Listener, Share] | None = None  # the shares of those not settled with; made when needed
         self._bugs = BoundedLogger(logger)
         self._notes = BoundedLogger(logger, rate=1 / 60)
 
@@ -319,12 +312,12 @@ class Fanout:
         """All that there is to do for a pass, in steps of at most 0.6 ms."""
         started = perf_counter()
         self._sorting = True
-        yield from self._sort(self._take())
+        yield from sort(self._take(), self._shares, self._count)
         self._sorting = False
         shares, since = self._shares, 0  # since the last look at the clock, in writes
         while shares:
             connections, sources = shares[0]
-            if len(connections) == 1 and self._owed is None and (frame := _only(sources)) is not None:
+            if len(connections) == 1 and self._owed is None and (frame := only(sources)) is not None:
                 # A topic of one's own, for example. Most of the work for many would be in vain.
                 shares.popleft()
                 self._write(connections, frame)
@@ -387,55 +380,6 @@ class Fanout:
             self._hold_source(False)
         return runs
 
-    def _sort(self, runs: list[Run]) -> Iterator[None]:
-        """Find out what a pass owes to whom."""
-        sources: dict[Audience, list[Run]] = {}  # the runs of each audience
-        for run in runs:
-            same = sources.get(run.audience)
-            if same is None:
-                sources[run.audience] = [run]
-            else:
-                same.append(run)
-            if run.place % SORT_STEP == SORT_STEP - 1:
-                yield
-        if len(sources) == 1:
-            connections = list(runs[0].audience.listeners())
-            self._count(runs[0].audience, sum(len(run.frames) for run in runs) * len(connections))
-            self._shares.append((connections, [runs]))
-            return
-        wanted: defaultdict[Listener, list[int]] = defaultdict(list)  # where what each connection is due begins
-        begun: dict[int, list[Run]] = {}  # the runs of an audience, by the place of the first
-        since = 0  # connections since the last look at the clock
-        for audience, same in sources.items():
-            listeners = audience.listeners()
-            frames = len(same[0].frames) if len(same) == 1 else sum(len(run.frames) for run in same)
-            self._count(audience, frames * len(listeners))
-            place = same[0].place
-            begun[place] = same
-            since += len(listeners)
-            if since < SORT_STEP:
-                for each in listeners:
-                    wanted[each].append(place)
-                continue
-            since = 0
-            remaining = iter(list(listeners))
-            for _ in range(0, len(listeners), SORT_STEP):
-                for each in islice(remaining, SORT_STEP):
-                    wanted[each].append(place)
-                yield
-        found: dict[int | tuple[int, ...], list[Listener]] = {}  # those that are due the same
-        for each, due in wanted.items():
-            key = due[0] if len(due) == 1 else tuple(due)
-            if (alike := found.get(key)) is not None:
-                alike.append(each)
-            else:
-                found[key] = alike = [each]
-                self._shares.append((alike, [begun[due[0]]] if len(due) == 1 else [begun[place] for place in due]))
-            since += 1
-            if since >= SORT_STEP:
-                since = 0
-                yield
-
     def _count(self, audience: Audience, messages: int) -> None:
         """Count what an audience gets. It is known now who that is."""
         if isinstance(audience, Told):
@@ -474,11 +418,3 @@ class Fanout:
     def _note_bug(self, what: str) -> None:
         self._metrics.internal_errors += 1
         self._bugs.exception(what, "%s, which is a bug; the others are served", what)
-
-
-def _only(sources: list[list[Run]]) -> bytes | None:
-    """The frame, if there is but one."""
-    runs = sources[0]
-    if len(sources) == len(runs) == len(runs[0].frames) == 1:
-        return runs[0].frames[0]
-    return None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from wsd.delivery import fanout as fanout_module
+from wsd.delivery import shares as shares_module
 from wsd.delivery.fanout import Bounds, Fanout
 from wsd.delivery.topics import TopicTable
 from wsd.metrics import Metrics
@@ -106,7 +107,7 @@ def cut_into_slices(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
     """Let the loop turn after so many writes, as if the time were up."""
     monkeypatch.setattr(fanout_module, "SLICE", 0.0)
     monkeypatch.setattr(fanout_module, "STEP", writes)
-    monkeypatch.setattr(fanout_module, "SORT_STEP", 1 << 20)
+    monkeypatch.setattr(shares_module, "SORT_STEP", 1 << 20)
 
 
 def message(topic: str, *payloads: str) -> bytes:

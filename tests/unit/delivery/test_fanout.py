@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.unit.delivery.house import Ear, House, cut_into_slices, message, notice
 from wsd.delivery import fanout as fanout_module
-from wsd.delivery.fanout import PORTION, Bounds, Fanout
+from wsd.delivery import shares as shares_module
+from wsd.delivery.fanout import PORTION, Bounds
 from wsd.protocol.frames import text_frame
 from wsd.protocol.messages import message_head
 
@@ -357,7 +358,7 @@ def test_connections_that_are_due_the_same_share_the_bytes(house: House) -> None
 
 def test_sorting_yields_to_the_loop_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_into_slices(monkeypatch, 2)
-    monkeypatch.setattr(fanout_module, "SORT_STEP", 2)
+    monkeypatch.setattr(shares_module, "SORT_STEP", 2)
     ears = house.ears(6, "a", "b")
     house.publish("a", "1")
     house.publish("b", "2")
@@ -438,7 +439,7 @@ def test_a_bug_in_a_pass_costs_that_pass_alone(house: House, monkeypatch: pytest
     house.publish("a", "1")
     house.publish("b", "1")
     with monkeypatch.context() as patched:
-        patched.setattr(Fanout, "_sort", lambda fanout, runs: fail())
+        patched.setattr(fanout_module, "sort", lambda *args: fail())
         house.loop.run_one()
     assert (house.metrics.internal_errors, ear.writes) == (1, [])
     house.publish("a", "2")
