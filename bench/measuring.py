@@ -272,9 +272,22 @@ def _of_feeding(result: Result) -> list[str]:
     ]
 
 
+def _of_handover(result: Result) -> list[str]:
+    checks, pauses = result["checks"], result["pauses"]
+    before, longest = (pauses[window]["longest"] / 1000 for window in ("calm_us", "reload_us"))
+    return [
+        f"{result['moved']:,} moved in {result['seconds']:.2f} s",
+        f"{result['cpu_per_moved_us']:.0f} µs CPU each ({result['cpu_per_moved_more_us']:.0f} without the start)",
+        f"longest pause {longest:.0f} ms (before {before:.0f})",
+        f"lost {checks['lost']}, doubled {checks['duplicated']}, late {checks['out_of_order']}",
+        f"closed {result['closed']}",
+    ]
+
+
 _SUMMARIES: dict[str, Callable[[Result], list[str]]] = {
     "burst": _of_burst,
     "feeding": _of_feeding,
+    "handover": _of_handover,
     "restart": _of_restart,
     "storm": _of_storm,
     "standing": _of_storm,

@@ -121,6 +121,15 @@ class Shard(Child):
         """What happened so far."""
         return self.ask("stats")
 
+    def turn(self, group: str = "listeners") -> dict[str, Any]:
+        """End a window of the pauses of a group, and begin the next; return the time and the generator's CPU."""
+        return self.ask("turn", group=group)
+
+    def pauses(self, group: str = "listeners") -> dict[int, list[int]]:
+        """The longest pause in each window that is over, in nanoseconds, by the number of the connection."""
+        found = self.ask("pauses", group=group)["pauses"]
+        return {int(number): windows for number, windows in found.items()}
+
     def drain(self, published: int, topics: int, *, quiet: float = 1.0, timeout: float = 10.0) -> dict[str, Any]:
         """Wait until everything has come.
 

@@ -12,6 +12,7 @@ from bench.load.dialects import Setup
 from bench.load.histogram import Histogram
 from bench.load.pace import Ramp, Returns, Thoughts
 from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
+from bench.load.witness import Pauses, Witness
 
 __all__ = ["Group", "Link", "Plan", "Thought"]
 
@@ -32,6 +33,9 @@ class Plan:
     first_topic: int = 0  # number of the first of them
     key: str = ""  # the secret that tokens are signed with
     sampled: int = 8  # connections of which every message is looked at
+    witnessed: bool = (
+        False  # whether the numbers and the pauses of all connections are looked at: see bench.load.witness
+    )
     from_start: bool = True  # whether they are subscribed before the publisher begins
     first: int = 0  # number of the first connection: other shards have those before it
     in_flight: int = IN_FLIGHT
@@ -63,6 +67,7 @@ class Link:
     inbox: bytes = b""  # while setting up: what isn't a whole frame yet
     upgraded: bool = False
     leaving: bool = False  # a close frame is sent
+    pauses: Pauses | None = None  # once subscribed, of a group that is witnessed
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +138,10 @@ class Group:
             sequences = Sequences(self.plan.from_start and number not in self.returns)
             self.sequences.append((sequences, topics))
             return Sampler(self.stride, self.notes, sequences, self.latencies, joined)
+        if self.plan.witnessed and len(topics) == 1 and not joined:
+            sequences = Sequences(self.plan.from_start and number not in self.returns)
+            self.sequences.append((sequences, topics))
+            return Witness(self.stride, self.notes, sequences, topics[0])
         return Marks() if joined else Frames(self.stride, self.notes)
 
     def expected(self, published: int, topics: int) -> int:
@@ -151,6 +160,20 @@ class Group:
         for number in range(plan.first, plan.first + plan.count):
             listeners.update(self.topics_of(number))
         return sum(due_by(published, topics, topic) * count for topic, count in listeners.items() if topic < topics)
+
+    def turn(self, now: int) -> None:
+        """A window of the pauses ends, and the next begins.
+
+        Args:
+            now: nanoseconds.
+        """
+        for link in self.links.values():
+            if link.pauses is not None:
+                link.pauses.turn(now)
+
+    def pauses(self) -> dict[int, list[int]]:
+        """The longest pause in each window that is over, in nanoseconds, by the number of the connection."""
+        return {link.number: link.pauses.windows for link in self.links.values() if link.pauses is not None}
 
     def stats(self, published: int | None, topics: int) -> dict[str, Any]:
         """What happened so far: JSON.

@@ -42,6 +42,7 @@ class Stride:
 
     length: int = 0  # bytes of a message's frame; 0 until it is known
     header: bytes = b""  # its first 2, 4 or 10 bytes
+    number: int = 0  # where in the frame the message's number begins, for those who look there
 
 
 @dataclass(slots=True)
@@ -86,6 +87,24 @@ class Sequences:
             self.out_of_order += 1
         else:
             self.duplicated += 1
+
+    def see_run(self, topic: int, first: int, last: int, count: int) -> bool:
+        """Take messages that came one after another, if they are those that are due.
+
+        Args:
+            topic: of all of them.
+            first: the number of the first.
+            last: that of the last.
+            count: how many they are.
+
+        Returns:
+            Whether they were taken. If not, they are to be looked at one by one.
+        """
+        if first != self.next.get(topic) or last - first + 1 != count:
+            return False
+        self.next[topic] = last + 1
+        self.seen += count
+        return True
 
     def lost(self, published: int | None = None, topics: int = 1, listens: tuple[int, ...] = ()) -> int:
         """How many messages never came.
@@ -194,6 +213,8 @@ class Frames(Scanner):
         if marks == 1 and not self._stride.length:
             self._stride.header = data[position:begin]
             self._stride.length = end - position
+            if match := STAMP.search(data, begin, end):
+                self._stride.number = match.start(2) - position
         elif not marks:
             self._notes.texts[data[begin : min(end, begin + MAX_NOTE)].decode(errors="replace")] += 1
         return marks

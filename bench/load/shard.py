@@ -11,6 +11,8 @@ Commands, one JSON object a line, each answered by one line with the same ``id``
 ``open``    open a group of connections (``group.Plan``); answered when all are subscribed or have failed
 ``stats``   what happened so far
 ``drain``   wait until all that was published has come, or nothing has come for a while; then as ``stats``
+``turn``    end a window of the pauses of a group, and begin the next
+``pauses``  the longest pause of each connection of a group, in each window that is over
 ``storm``   reset all connections of a group and open them again; answered like ``open``
 ``churn``   set how many connections of a group are replaced per second
 ``close``   reset all connections of a group
@@ -38,6 +40,7 @@ from bench.load.histogram import Histogram
 from bench.load.pace import FINAL_CODES, Ramp
 from bench.load.scan import Sampler, close_code, frame_at
 from bench.load.wire import MARK, client_frame, token
+from bench.load.witness import Pauses
 
 __all__: list[str] = []
 
@@ -129,6 +132,8 @@ class Generator:
         if count:
             group.messages += count
             group.last_message = now
+            if link.pauses is not None:
+                link.pauses.hear(now)
         if scanner.outbox:
             self._answer(link)
 
@@ -261,7 +266,10 @@ class Generator:
         group.setting_up -= 1
         group.subscribed += 1
         group.returned += group.returns.subscribed(link.number)
-        group.setups.add((time.monotonic_ns() - link.began) // 1000)
+        now = time.monotonic_ns()
+        group.setups.add((now - link.began) // 1000)
+        if group.plan.witnessed:
+            link.pauses = Pauses(now)
         rest, link.inbox = link.inbox, b""
         if rest:
             self._count(link, rest)
@@ -417,6 +425,12 @@ class Generator:
                 command["deadline"] = time.monotonic() + command["timeout"]
                 self._draining = command
                 self._drain_moved = (-1, time.monotonic())
+            case "turn":
+                now = time.monotonic_ns()
+                self._groups[command["group"]].turn(now)
+                self._reply(command, {"at": now, "cpu": time.process_time_ns() / 1e9})
+            case "pauses":
+                self._reply(command, {"pauses": self._groups[command["group"]].pauses()})
             case "storm":
                 self._storm(self._groups[command["group"]], command)
             case "churn":

@@ -129,7 +129,7 @@ class Conductor:
         parsed.wsd_clock = clock()
         try:
             if parsed.wsd_own:
-                redis, replicas = self._servers.start(parsed.wsd_replicas)
+                redis, replicas = self._servers.start(parsed.wsd_replicas, parsed.wsd_workers)
                 parsed.wsd_redis_url = f"redis://127.0.0.1:{redis.port}"
                 parsed.wsd_admin = ",".join(f"127.0.0.1:{server.admin_port}" for server in replicas)
                 environment.host = ",".join(f"ws://127.0.0.1:{server.port}" for server in replicas)

@@ -50,6 +50,7 @@ POSITIVE = (
     "visitors",
     "slow_bytes",
     "replicas",
+    "workers",
     "steps",
     "step_seconds",
     "storm_seconds",
@@ -78,6 +79,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--wsd-key-file", default="", include_in_web_ui=False, help=text)
     add("--wsd-own", action="store_true", default=False, help="start a Redis and wsd on this machine, for this run")
     add("--wsd-replicas", type=int, default=1, help="how many wsd --wsd-own starts")
+    add("--wsd-workers", type=int, default=1, help="how many workers each of them has")
     add("--wsd-topics", type=int, default=1, help="topics that are published to, in turn")
     add("--wsd-topics-each", type=int, default=1, help="topics that a connection subscribes to")
     add("--wsd-subscribers", type=int, default=0, help="subscribers of each topic; 0: as many as the users have")

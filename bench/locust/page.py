@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,19 @@ def plots(seconds: Sequence[dict[str, Any]]) -> list[Chart]:
             for part in _line(name, colour, _points(seconds, path, plot.factor))
         ]
         drawn.append(Chart(plot.title, Axis("seconds"), Axis(plot.unit), series))
+    drawn.append(_of_workers(seconds))
     return [chart for chart in drawn if chart]
+
+
+def _of_workers(seconds: Sequence[dict[str, Any]]) -> Chart:
+    """The connections of each worker, if there are several of them."""
+    names = list(dict.fromkeys(name for second in seconds for name in second.get("workers", {})))
+    series = [
+        part
+        for colour, name in enumerate(names)
+        for part in _line(f"worker {name}:", colour, _points(seconds, ("workers", name), 1))
+    ]
+    return Chart("Connections by worker", Axis("seconds"), Axis("connections"), series if len(names) > 1 else [])
 
 
 def _points(seconds: Sequence[dict[str, Any]], path: tuple[str, ...], factor: float) -> Iterator[tuple[float, float]]:
@@ -146,6 +158,9 @@ def _known(environment: Environment, conductor: Conductor) -> dict[str, Any]:
         "verdicts": run.verdicts(),
         "storms": run.storms,
         "given_up": run.given_up,
+        "restarts": run.restarts,
+        "moved": run.moved,
+        "workers": [asdict(worker) for worker in run.workers],
         "returned": line.returned,
         "published": run.published,
         "deliveries": line.deliveries,
@@ -171,7 +186,13 @@ def _render(known: dict[str, Any]) -> str:
         ("latency p99", times["p99"]),
         ("greatest latency", times["max"]),
     ]
-    seldom = (("slow clients given up", "given_up"), ("came back", "returned"), ("storms", "storms"))
+    seldom = (
+        ("slow clients given up", "given_up"),
+        ("came back", "returned"),
+        ("storms", "storms"),
+        ("workers restarted", "restarts"),
+        ("moved to another process", "moved"),
+    )
     figures += [(name, f"{known[key]:,}") for name, key in seldom if known[key]]
     notices = [text for text in (known["failure"], *known["verdicts"]) if text]
     if known["seconds"] and not known["daemon"]:
@@ -181,5 +202,13 @@ def _render(known: dict[str, Any]) -> str:
         load=known["load"],
         notices=notices,
         figures=figures,
+        workers=[
+            (worker["replica"], worker["number"], f"{worker['connections']:,}", _share(worker["cpu"]))
+            for worker in known["workers"]
+        ],
         plots=[Markup(chart.figure()) for chart in plots(known["seconds"])],
     )
+
+
+def _share(cores: float | None) -> str:
+    return NOTHING if cores is None else f"{cores:.0%}"

@@ -8,7 +8,7 @@ from enum import Enum
 from bench.locust.stats import Timeline
 from bench.measure.verdicts import GENERATOR_LIMIT
 
-__all__ = ["Phase", "Run"]
+__all__ = ["Phase", "Run", "WorkerNow"]
 
 MACHINE_LIMIT = 0.95
 """Share of all cores of a machine above which its processes wait for each other."""
@@ -25,6 +25,16 @@ class Phase(Enum):
     ENDING = "the publisher was told to stop"
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerNow:
+    """A worker of a replica, as the replica's metrics told last."""
+
+    replica: str  # the address of its admin port
+    number: str
+    connections: int
+    cpu: float | None  # cores that it uses; None before the second look
+
+
 @dataclass(slots=True)
 class Run:
     """One run."""
@@ -37,6 +47,9 @@ class Run:
     untimed: set[str] = field(default_factory=set)  # nodes whose clock isn't the publisher's
     storms: int = 0
     given_up: int = 0  # slow clients that wsd has cut off, as its metrics say
+    workers: list[WorkerNow] = field(default_factory=list)  # of all replicas
+    restarts: int = 0  # of workers, since the run began: those that nobody had sent away
+    moved: int = 0  # connections that went from one process to another, since the run began
     first_joined: float | None = None  # when the first user came, time.monotonic()
     first_message: float | None = None  # seconds since 1970: when the publisher began
 
@@ -64,6 +77,10 @@ class Run:
         said = [f"Published {self.published}, delivered {line.deliveries}" + (f"; {latency}" if latency else "")]
         if self.given_up:
             said.append(f"wsd gave up {self.given_up} slow clients")
+        if self.restarts:
+            said.append(f"wsd restarted {self.restarts} workers")
+        if self.moved:
+            said.append(f"{self.moved} connections moved from one process to another")
         if line.returned:
             said.append(f"{line.returned} connections that had ended or failed came back")
         return said

@@ -207,6 +207,7 @@ class Second:
     machine: float = 0.0  # share of all cores that were busy, on the busiest machine
     cpu: dict[str, float] = field(default_factory=dict)  # cores used, by whom: wsd, shards, locust, publisher
     memory: dict[str, int] = field(default_factory=dict)  # bytes, by whom
+    workers: dict[str, int] = field(default_factory=dict)  # connections, by the worker of wsd
 
     def add(self, change: Change) -> None:
         """Add what a shard saw."""
@@ -232,6 +233,7 @@ class Second:
             self.cpu[who] = self.cpu.get(who, 0.0) + cores
         for who, size in other.memory.items():
             self.memory[who] = self.memory.get(who, 0) + size
+        self.workers |= other.workers
 
     def dump(self) -> dict[str, Any]:
         """For a message to the master."""
@@ -251,6 +253,7 @@ class Second:
             **({name: getattr(self, name) for name in counts} if self.reported else {}),
             "cpu": self.cpu,
             "memory": self.memory,
+            "workers": self.workers,
             "latency": _percentiles(self.latencies),
             "setup": _percentiles(self.setups),
         }

@@ -192,6 +192,31 @@ class _Feeding(_Result):
     shares: _Shares
 
 
+class _Spread(_Part):
+    p50: float
+    p99: float
+    longest: float
+
+
+class _Pauses(_Part):
+    calm_us: _Spread
+    reload_us: _Spread
+    more_us: _Spread
+    beyond_us: float
+
+
+class _Handover(_Result):
+    setup: _Setup
+    moved: int
+    seconds: float
+    cpu_per_moved_us: float
+    cpu_per_moved_more_us: float
+    pauses: _Pauses
+    closed: int
+    gaps: int
+    checks: _Checks
+
+
 class _Goal(_Part):
     work: str
     measure: str
@@ -223,7 +248,7 @@ class _Cores(_Part):
     load: list[int]
 
 
-_KINDS = {"fan-out", "storm", "standing", "restart", "soak", "burst", "feeding", "other"}
+_KINDS = {"fan-out", "storm", "standing", "restart", "soak", "burst", "feeding", "handover", "other"}
 
 
 def _kind(result: Any) -> str:
@@ -247,6 +272,7 @@ class _Document(_Part):
             | Annotated[_Soak, Tag("soak")]
             | Annotated[_Burst, Tag("burst")]
             | Annotated[_Feeding, Tag("feeding")]
+            | Annotated[_Handover, Tag("handover")]
             | Annotated[_Result, Tag("other")],
             Discriminator(_kind),
         ]

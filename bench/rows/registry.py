@@ -10,6 +10,7 @@ from bench.measure.work import Result, Windows
 from bench.rows.burst import BURST, STALLED
 from bench.rows.case import Case, Cell, Suite
 from bench.rows.grid import CLIENTS, PAYLOAD, RATE
+from bench.rows.handover import HANDOVER
 from bench.rows.joined import JOINED
 from bench.rows.redis import REDIS
 from bench.rows.restart import RESTART
@@ -35,6 +36,7 @@ _ROWS = (
     STORM,
     STANDING,
     RESTART,
+    HANDOVER,
     WORKERS,
     REDIS,
     SOAK,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -44,6 +45,7 @@ class Process:
         self._program: Program | None = None
         self._profiler: Profiler | None = None
         self._cpu = 0.0  # seconds that it had used when that was asked last
+        self._replaced: set[int] = set()  # its workers when it was told to reload
 
     def command(self) -> list[str]:
         """The command line."""
@@ -118,6 +120,23 @@ class Process:
         """
         self._end()
         self.start()
+
+    def reload(self) -> None:
+        """Tell it to replace its workers, and to keep its clients.
+
+        Raises:
+            ServerError: if it has no workers.
+        """
+        main, *workers = self.pids or [0]
+        if not workers:
+            raise ServerError(f"{type(self).__name__} can't reload: it has no workers")
+        self._replaced = set(workers)
+        os.kill(main, signal.SIGHUP)
+
+    def reloaded(self) -> bool:
+        """Whether the reload is over: all workers are others than before, and it serves."""
+        workers = self.pids[1:]
+        return len(workers) >= len(self._replaced) and self._replaced.isdisjoint(workers) and self.ready()
 
     def _end(self) -> None:
         try:

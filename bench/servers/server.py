@@ -45,6 +45,10 @@ class Server(Process, ABC):
         """The port that the publisher talks to."""
         return self.redis.port
 
+    def moved(self) -> int | None:
+        """Connections that its workers have handed over so far; None if it doesn't tell."""
+        return None
+
     def tasks(self) -> int | None:
         """Asyncio tasks that it has; None if it doesn't tell."""
         return None

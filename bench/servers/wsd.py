@@ -6,7 +6,6 @@ import re
 import socket
 import sys
 from collections.abc import Collection
-from typing import ClassVar
 from urllib.request import urlopen
 
 from bench.processes import free_port
@@ -26,7 +25,7 @@ class WsdServer(Server):
     name = "wsd"
     title = "wsd"
     python = True
-    workers: ClassVar[int] = 1
+    workers: int = 1
 
     def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:
         super().__init__(redis, cores)

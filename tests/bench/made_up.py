@@ -1,4 +1,4 @@
-"""Results that nobody measured, and loads that are small."""
+"""Results that nobody measured, messages that nobody sent, and loads that are small."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.load.histogram import Histogram
+from bench.load.scan import Scanner
+from bench.load.wire import pad, payload
 from bench.measure.cores import Cores
 from bench.measure.work import Load
 from bench.rows.registry import CASES, ROWS, SUITES, evaluate
+from bench.servers.floor import frame
 
-__all__ = ["NO_CORES", "SMALL", "document", "fed", "made_up"]
+__all__ = ["NO_CORES", "SMALL", "document", "fed", "feed", "made_up", "stamped"]
 
 NO_CORES = Cores((), ())
 """The tests share the machine with others, so nothing is pinned."""
@@ -103,3 +106,17 @@ def document(results: list[dict[str, Any]]) -> dict[str, Any]:
         "results": results,
         "goals": evaluate(results, SUITES["quick"]),
     }
+
+
+def stamped(number: int, topic: int = 0, due: int = 0, size: int = 100) -> bytes:
+    """A frame as the floor sends it."""
+    return frame(b"t%05d" % topic, payload(topic, number, due, pad(size)))
+
+
+def feed(scanner: Scanner, data: bytes, pieces: int) -> int:
+    """Give a scanner data in pieces of a size, as a socket would."""
+    count = 0
+    for begin in range(0, len(data), pieces):
+        piece = data[begin : begin + pieces]
+        count += scanner.feed(bytearray(piece), len(piece))
+    return count

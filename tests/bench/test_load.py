@@ -20,31 +20,16 @@ from bench.load.dialects import DIALECTS, Refused
 from bench.load.group import Group, Plan
 from bench.load.histogram import Histogram
 from bench.load.publisher import ENCODERS, Order
-from bench.load.scan import Frames, Marks, Notes, Sampler, Scanner, Sequences, Stride, due_by
+from bench.load.scan import Frames, Marks, Notes, Sampler, Sequences, Stride, due_by
 from bench.load.wire import MIN_SIZE, STAMP, client_frame, pad, payload, token
 from bench.measure.verdicts import verdicts
 from bench.servers.baselines import NaiveServer
-from bench.servers.floor import frame
 from bench.servers.process import RedisServer
 from bench.servers.wsd import WsdServer
-from tests.bench.made_up import NO_CORES
+from tests.bench.made_up import NO_CORES, feed, stamped
 from tests.lib.mocked import mocked
 from tests.lib.servers import RedisServer as SharedRedis
 from tests.lib.waiting import PATIENCE
-
-
-def stamped(number: int, topic: int = 0, due: int = 0, size: int = 100) -> bytes:
-    """A frame as the floor sends it."""
-    return frame(b"t%05d" % topic, payload(topic, number, due, pad(size)))
-
-
-def feed(scanner: Scanner, data: bytes, pieces: int) -> int:
-    """Give a scanner data in pieces of a size, as a socket would."""
-    count = 0
-    for begin in range(0, len(data), pieces):
-        piece = data[begin : begin + pieces]
-        count += scanner.feed(bytearray(piece), len(piece))
-    return count
 
 
 def sampler(notes: Notes | None = None, *, from_start: bool = True, joined: bool = False) -> Sampler:

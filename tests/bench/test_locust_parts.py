@@ -32,10 +32,11 @@ from locust.stats import PERCENTILES_TO_REPORT, RequestStats
 from locust.web import WebUI
 
 from bench.load.histogram import Histogram
+from bench.locust import replicas
 from bench.locust.conductor import Conductor
 from bench.locust.options import KEY_VARIABLE, OptionError, Options, add_options
 from bench.locust.page import add_page, plots
-from bench.locust.run import Run
+from bench.locust.run import Run, WorkerNow
 from bench.locust.shapes import SHAPES, Shape
 from bench.locust.stats import Change, Second, Timeline, Watch, record
 from bench.locust.tables import Tables, for_page, percentile_summary, summary
@@ -194,7 +195,7 @@ def test_seconds_of_several_generators_add_up() -> None:
 def test_a_second_that_no_generator_has_told_of_has_no_numbers() -> None:
     line = Timeline()
     line.at(7).memory["wsd"] = 1
-    assert line.charts(0, 9) == [{"at": 7, "cpu": {}, "memory": {"wsd": 1}, "latency": {}, "setup": {}}]
+    assert line.charts(0, 9) == [{"at": 7, "cpu": {}, "memory": {"wsd": 1}, "workers": {}, "latency": {}, "setup": {}}]
 
 
 def test_a_percentile_of_too_few_is_none() -> None:
@@ -283,6 +284,91 @@ def test_the_page_says_what_a_reader_must_know(redis_url: str, monkeypatch: pyte
     assert "<b>\N{EN DASH}</b>latency p99" in page
     assert page.count('<p class="notice">') == 2  # nor does anybody tell the daemon's CPU
     assert "<figcaption>Deliveries per second</figcaption>" in page
+
+
+METRICS = """\
+# TYPE process_cpu_seconds_total counter
+process_cpu_seconds_total {cpu}
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 5e+07
+# TYPE wsd_slow_consumers_total counter
+wsd_slow_consumers_total{{bound="bytes"}} 1
+wsd_slow_consumers_total{{bound="age"}} 2
+# TYPE wsd_worker_restarts_total counter
+wsd_worker_restarts_total{{reason="died"}} {restarts}
+# TYPE wsd_moves_total counter
+wsd_moves_total{{result="in"}} {moved}
+wsd_moves_total{{result="out"}} {moved}
+wsd_moves_total{{result="gap"}} 4
+# TYPE wsd_worker_connections gauge
+wsd_worker_connections{{worker="0"}} {first}
+wsd_worker_connections{{worker="1"}} {second}
+# TYPE wsd_worker_cpu_seconds_total counter
+wsd_worker_cpu_seconds_total{{worker="0"}} 1.5
+wsd_worker_cpu_seconds_total{{worker="1"}} 2.5
+"""
+
+
+def test_the_workers_of_every_replica_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {
+        1: METRICS.format(cpu=5.0, restarts=7, moved=10, first=40, second=41),
+        2: METRICS.format(cpu=6.0, restarts=0, moved=0, first=42, second=43),
+    }
+    monkeypatch.setattr(replicas, "scrape", lambda address: replicas.parse(pages[address[1]]))
+    run = Run()
+    watcher = replicas.Watcher([("a", 1), ("b", 2)], run)
+    watcher.look()
+    assert [(each.replica, each.number, each.connections, each.cpu) for each in run.workers] == [
+        ("a:1", "0", 40, None),
+        ("a:1", "1", 41, None),
+        ("b:2", "0", 42, None),
+        ("b:2", "1", 43, None),
+    ]
+    assert (run.given_up, run.restarts, run.moved) == (0, 0, 0), "that was before the run"
+    pages[2] = METRICS.format(cpu=8.0, restarts=1, moved=85, first=0, second=85)
+    watcher.look()
+    assert [each.connections for each in run.workers] == [40, 41, 0, 85]
+    assert run.workers[0].cpu == 0.0, "it has used nothing since"
+    assert (run.given_up, run.restarts, run.moved) == (0, 1, 85), "who went out came in: one move"
+    seconds = list(run.timeline.seconds.values())
+    assert seconds[-1].workers == {"a:1 0": 40, "a:1 1": 41, "b:2 0": 0, "b:2 1": 85}
+    assert seconds[-1].memory == {"wsd": 10**8}
+    assert seconds[-1].cpu["wsd"] > 0
+    assert run.summary()[1:] == ["wsd restarted 1 workers", "85 connections moved from one process to another"]
+
+
+def test_a_replica_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: tuple[str, int]) -> replicas.Scraped:
+        raise ConnectionRefusedError
+
+    run = Run()
+    watcher = replicas.Watcher([("a", 1)], run)
+    page = replicas.parse(METRICS.format(cpu=5.0, restarts=7, moved=10, first=40, second=41))
+    monkeypatch.setattr(replicas, "scrape", lambda address: page)
+    watcher.look()
+    monkeypatch.setattr(replicas, "scrape", refuse)
+    watcher.look()
+    monkeypatch.setattr(replicas, "scrape", lambda address: page)
+    watcher.look()
+    assert [each.cpu for each in run.workers] == [None, None], "nobody knows since when"
+    watcher.look()
+    assert [each.cpu for each in run.workers] == [0.0, 0.0]
+
+
+def test_the_page_shows_the_workers(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["locust"])  # Locust's page reads it
+    run = Rehearsal("--wsd-redis-url", redis_url)
+    run.conductor.run.workers = [WorkerNow("a:1", "0", 1234, 0.25), WorkerNow("a:1", "1", 5, None)]
+    run.conductor.run.restarts = 3
+    run.conductor.run.timeline.at(int(time.time()) - 9).workers = {"0": 1234, "1": 5}
+    web_ui = WebUI(run.environment, "", 0, delayed_start=True)
+    add_page(run.environment, web_ui, run.conductor)
+    assert web_ui.app is not None
+    page = web_ui.app.test_client().get("/wsd").get_data(as_text=True)
+    assert '<td>a:1</td><td>0</td><td class="number">1,234</td><td class="number">25%</td>' in page
+    assert '<td>1</td><td class="number">5</td><td class="number">\N{EN DASH}</td>' in page
+    assert "<b>3</b>workers restarted" in page and "moved to another process" not in page
+    assert "<figcaption>Connections by worker</figcaption>" in page and "worker 0: 1" in page
 
 
 # Shapes.
@@ -429,4 +515,4 @@ def test_the_paper_names_options_that_exist() -> None:
     known = {option for action in parser._actions for option in action.option_strings}
     named = set(re.findall(r"--wsd-[a-z-]+[a-z]", (ROOT / "bench" / "locust" / "README.md").read_text()))
     assert named <= known
-    assert known - named <= {"-h", "--help", "--wsd-replicas", "--wsd-topics-each"}
+    assert known - named <= {"-h", "--help", "--wsd-topics-each"}
