@@ -22,7 +22,7 @@ __all__ = ["OwnServers", "watch"]
 logger = logging.getLogger("bench.locust")
 
 MOVED = "moved"
-"""The connections that went from one process to another: wsd_moves_total, with the result ``out``."""
+"""The connections that went from one process to another: wsd_moves_total, with the result ``in``."""
 
 COUNTED = ("wsd_slow_consumers_total", "wsd_worker_restarts_total", MOVED)
 """What is counted since a run began."""
@@ -170,7 +170,7 @@ def parse(text: str) -> Scraped:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             name = sample.name
-            if name == "wsd_moves_total" and sample.labels.get("result") == "out":
+            if name == "wsd_moves_total" and sample.labels.get("result") == "in":
                 name = MOVED  # of its other results, some count the same move
             totals[name] = totals.get(name, 0.0) + sample.value
             if worker := sample.labels.get("worker"):

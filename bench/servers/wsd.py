@@ -15,8 +15,8 @@ from wsd.config.settings import Settings
 
 __all__ = ["FourWorkers", "TwoWorkers", "WsdServer"]
 
-_TASKS = re.compile(rb"^wsd_tasks ([0-9.e+]+)$", re.MULTILINE)
-"""The gauge of wsd's /metrics."""
+_SAMPLE = rb"^%b(\{.*\})? ([0-9.e+]+)$"
+"""A line of wsd's /metrics."""
 
 
 class WsdServer(Server):
@@ -62,13 +62,27 @@ class WsdServer(Server):
             return False
 
     def tasks(self) -> int | None:
-        """See :meth:`Server.tasks`."""
+        """See :meth:`Server.tasks`: those of all workers."""
+        return self._counted(b"wsd_tasks")
+
+    def moved(self) -> int | None:
+        """See :meth:`Server.moved`."""
+        return self._counted(b"wsd_moves_total", b'result="in"')
+
+    def _counted(self, name: bytes, label: bytes = b"") -> int | None:
+        """A number of the metrics, added up over what differs in labels; None if there is none.
+
+        Args:
+            name: of the samples.
+            label: that they must have.
+        """
         try:
             with urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
-                found = _TASKS.search(answer.read())
+                text = answer.read()
         except OSError:
             return None
-        return int(float(found[1])) if found else None
+        found = [float(value) for labels, value in re.findall(_SAMPLE % name, text, re.MULTILINE) if label in labels]
+        return int(sum(found)) if found else None
 
 
 class TwoWorkers(WsdServer):
