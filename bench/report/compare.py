@@ -43,6 +43,8 @@ MEASURES = (
     Measure("p50 ms", ("latency_us", "p50"), 1000),
     Measure("p99 ms", ("latency_us", "p99"), 1000),
     Measure("CPU/session µs", ("setup", "cpu_per_session_us")),
+    Measure("CPU/moved µs", ("cpu_per_moved_us",)),
+    Measure("Redis/message µs", ("cpu_per_message_us",)),
     Measure("KiB/connection", ("memory", "per_connection"), 1024),
     Measure("longest stop ms", ("stops", "longest"), 0.001),
 )

@@ -124,7 +124,7 @@ def _measurement(result: Result) -> dict[str, Any]:
         "numbers": [
             short(result["rate"]) if "rate" in result else NOTHING,
             short(result["offered"]) if "offered" in result else NOTHING,
-            _number(result.get("cpu_per_delivery_us") or result.get("setup", {}).get("cpu_per_session_us")),
+            _number(_cost(result)),
             *(_number(latency.get(name), 1000) for name in ("p50", "p99", "p99.9")),
             _number(result.get("joined")),
             f"{result['shares']['generator']:.0%}" if "shares" in result else NOTHING,
@@ -132,6 +132,16 @@ def _measurement(result: Result) -> dict[str, Any]:
         ],
         "verdicts": ", ".join(result["verdicts"]),
     }
+
+
+def _cost(result: Result) -> float | None:
+    """Microseconds of what the kind of work is about: a delivery, or what else the page names."""
+    for name in ("cpu_per_moved_us", "cpu_per_message_us", "cpu_per_delivery_us"):
+        if name in result and result["kind"] != "storm":
+            found: float | None = result[name]
+            return found
+    cost: float | None = result.get("setup", {}).get("cpu_per_session_us")
+    return cost
 
 
 def _number(value: float | None, divisor: float = 1.0) -> str:

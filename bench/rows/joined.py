@@ -23,6 +23,7 @@ _2000 = Case(
     "joined-2000",
     FanOut(replace(BASE, rate=2000)),
     ("wsd", "nats", "naive"),
+    enough=("wsd",),
     # wsd and nats-server are within some per cent here.
     repetitions=2,
     repeated=("wsd", "nats"),
@@ -32,6 +33,7 @@ _5000 = Case(
     "joined-5000",
     FanOut(replace(BASE, rate=5000)),
     ("wsd", "nats"),
+    enough=("wsd",),
     more=("floor-joined", "naive", "node"),
     changes=_BEYOND,
 )

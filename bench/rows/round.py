@@ -21,6 +21,7 @@ _CASES = tuple(
         f"round-{connections}",
         FanOut(replace(BASE, connections=connections, rate=20)),
         ("wsd", "floor", "nats", "nchan"),
+        enough=("wsd",),
     )
     for connections in (5000, 10_000)
 )

@@ -23,7 +23,9 @@ __all__ = ["TOPICS"]
 
 def _case(connections: int, topics: int, each: int, ours: float, theirs: float) -> Case:
     load = replace(BASE, connections=connections, topics=topics, topics_each=each, rate=ours)
-    return Case(f"topics-{topics}x{each}", FanOut(load), ("wsd", "naive"), changes={"naive": {"rate": theirs}})
+    return Case(
+        f"topics-{topics}x{each}", FanOut(load), ("wsd", "naive"), enough=("wsd",), changes={"naive": {"rate": theirs}}
+    )
 
 
 _ONE_EACH = _case(10_000, 10_000, 1, 180_000, 28_000)
