@@ -11,7 +11,6 @@ from urllib.request import urlopen
 from bench.processes import free_port
 from bench.servers.process import RedisServer
 from bench.servers.server import KEY, Server
-from wsd.config.settings import Settings
 
 __all__ = ["FourWorkers", "TwoWorkers", "WsdServer"]
 
@@ -92,11 +91,6 @@ class TwoWorkers(WsdServer):
     title = "wsd, 2 workers"
     everywhere = False
     workers = 2
-
-    @classmethod
-    def absent(cls) -> str:
-        """See :meth:`Server.absent`."""
-        return "" if "workers" in Settings.model_fields else "this wsd has one worker"
 
 
 class FourWorkers(TwoWorkers):
