@@ -32,7 +32,7 @@ def py_spy() -> str | None:
 
 
 class Profiler:
-    """Looks where a process of Python spends its CPU time, from now on.
+    """Looks where a process of Python and those that it starts spend their CPU time, from now on.
 
     Args:
         pid: the process.
@@ -48,7 +48,9 @@ class Profiler:
         if program is None:
             raise ProfilerError("py-spy is not installed")
         self._path, self._log = path, log
-        options = ["--pid", str(pid), "--rate", str(RATE), "--format", "flamegraph", "--output", str(path.absolute())]
+        # The workers are where the work is done; what starts them is a process that hardly does any.
+        options = ["--pid", str(pid), "--subprocesses", "--rate", str(RATE), "--format", "flamegraph"]
+        options += ["--output", str(path.absolute())]
         with log.open("wb") as stream:
             self._program = Program([program, "record", *options], stdout=stream, stderr=stream)
         # Until it looks, a SIGINT would end it without a graph.
