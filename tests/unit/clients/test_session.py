@@ -6,8 +6,11 @@ A line of a script is what happens to the session, and behind ``|`` the effects 
     ping #2          |
     confirmed a      | subscribed #1, listen a, pong #2
 
-``#1`` is the request's id and comes back in the reply. ``after 5`` lets five seconds pass. A token of these tests is a
-list of topics, with ``@60`` if it expires 60 seconds after the start; the token ``bad`` is refused.
+``#1`` is the request's id and comes back in the reply. ``after 5`` lets five seconds pass. ``suspend`` and ``move`` are
+the two halves of a move to another process: what is left here, and what is waited for there.
+
+A token of these tests is a list of topics, with ``@60`` if it expires 60 seconds after the start; the token ``bad`` is
+refused.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from wsd.auth.grant import Authenticator, Grant, OpenAuthenticator
+from wsd.auth.grant import EVERYTHING, Authenticator, Grant, OpenAuthenticator
+from wsd.clients import record
+from wsd.clients.record import Record
 from wsd.clients.replies import Reply
 from wsd.clients.session import (
     BURST_SECONDS,
@@ -91,13 +96,31 @@ def in_words(effect: Effect) -> str:
     return f"{word} #{message['id']}" if "id" in message else str(word)
 
 
+def carried(session: Session, now: float) -> record.SessionRecord:
+    """The record of a session that is suspended, after its way through JSON."""
+    whole = Record(session.pack(now), b"", None, False, 0.0, None, 0.0, ())
+    return record.decode(json.loads(json.dumps(record.encode(whole), allow_nan=False))).session
+
+
 class Client:
     """A session that is fed with the lines of a script."""
 
     def __init__(self, limits: Limits = DEFAULTS, authenticator: Authenticator = TOKENS) -> None:
         self.started = self.now = 5_000.0
-        self.session = Session(authenticator, limits, self.now, wall=lambda: WALL + self.now - self.started)
+        self.authenticator = authenticator
+        self.limits = limits
+        self.session = Session(authenticator, limits, self.now, wall=self.wall)
         self.last: list[Effect] = []  # what the last line brought
+
+    def wall(self) -> float:
+        return WALL + self.now - self.started
+
+    def move(self) -> list[Effect]:
+        """Go on in another process, whose monotonic clock shows something else."""
+        written = carried(self.session, self.now)
+        self.now, self.started = self.now - 1000.0, self.started - 1000.0
+        self.session = Session.unpack(written, self.authenticator, self.limits, self.now, self.wall)
+        return self.session.resume()
 
     def ask(self, **request: object) -> list[Effect]:
         return self.session.receive(json.dumps({"session": self.session.id} | request), self.now)
@@ -113,6 +136,9 @@ class Client:
             "text": lambda: self.session.receive(argument, self.now),
             "after": lambda: self.wait(float(argument)),
             "leave": self.session.close,
+            "suspend": self.session.suspend,
+            "resume": self.session.resume,
+            "move": self.move,
         }
         if verb in happenings:
             return happenings[verb]()
@@ -809,6 +835,200 @@ def test_a_closed_session_is_silent(end: str) -> None:
     assert client.session.state is State.CLOSED
 
 
+# On the way to another process.
+
+
+@pytest.mark.parametrize("there", ["move", "resume"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(
+            """
+            subscribe a #1 | wait a
+            confirmed a    | subscribed #1, listen a
+            suspend        |
+            {there}        |
+            subscribe a #2 | subscribed #2
+            unsubscribe a  | leave a, unsubscribed
+            """,
+            id="a topic that is delivered stays",
+        ),
+        pytest.param(
+            """
+            subscribe a #1 | wait a
+            ping #2        |
+            suspend        | leave a
+            {there}        | wait a
+            ping #3        |
+            confirmed a    | subscribed #1, listen a, pong #2, pong #3
+            """,
+            id="a topic that Redis has not confirmed is waited for again",
+        ),
+        pytest.param(
+            """
+            subscribe a #1       | wait a
+            subscribe b #2       | wait b
+            subscribe b #6       |
+            unsubscribe c #3     |
+            confirmed b          |
+            suspend              | leave a, leave b
+            {there}              | wait a, wait b
+            confirmed a          | subscribed #1, listen a
+            authorization bad #5 |
+            confirmed b          | subscribed #2, listen b, subscribed #6, unsubscribed #3, unauthorized #5
+            """,
+            id="a topic that nobody has heard of is confirmed anew",
+        ),
+        pytest.param(
+            """
+            subscribe a #1   | wait a
+            subscribe b #2   | wait b
+            confirmed a      | subscribed #1, listen a
+            subscribe a #3   |
+            suspend          | leave b
+            {there}          | wait b
+            unsubscribe a #4 | leave a
+            confirmed b      | subscribed #2, listen b, subscribed #3, unsubscribed #4
+            """,
+            id="a reply that is known stays what it is",
+        ),
+        pytest.param(
+            """
+            subscribe a #1 | wait a
+            subscribe b #2 | wait b
+            refused b      | leave b
+            suspend        | leave a
+            {there}        | wait a
+            refused a      | leave a, unavailable #1, unavailable #2
+            """,
+            id="refusals",
+        ),
+        pytest.param(
+            """
+            subscribe a #1 | wait a
+            after 3        |
+            subscribe b #2 | wait b
+            suspend        | leave a, leave b
+            {there}        | wait a, wait b
+            after 2        | leave a, unavailable #1
+            after 2        |
+            after 1        | leave b, unavailable #2
+            """,
+            id="the time to wait for Redis goes on",
+        ),
+    ],
+)
+def test_what_was_asked_for_is_answered_after_a_move_and_when_it_did_not_come_off(
+    script: str, there: str, client: Client
+) -> None:
+    client.play("\n".join(line.format(there=there) for line in script.strip().splitlines()))
+
+
+def test_time_goes_on_while_a_session_is_suspended(client: Client) -> None:
+    client.play(
+        """
+        subscribe a #1 | wait a
+        suspend        | leave a
+        after 5        | leave a, unavailable #1
+        move           |
+        """
+    )
+
+
+def test_an_anonymous_session_has_the_rest_of_its_time(anonymous: Client) -> None:
+    anonymous.play("after 4 | \n suspend | \n move | \n after 5.9 | \n subscribe a | unauthorized")
+    anonymous.play("after 0.1 | close 4001")
+
+
+def test_an_authorized_session_keeps_its_grant_and_its_end(anonymous: Client) -> None:
+    anonymous.play("authorization a,b*@60 | authenticated \n after 10 | \n suspend | \n move |")
+    assert anonymous.session.subject == "a,b*@60"
+    anonymous.play("subscribe c | forbidden_topic \n subscribe bc | wait bc")
+    anonymous.play("confirmed bc | subscribed, listen bc \n after 49.5 | \n after 0.5 | leave bc, close 4003")
+
+
+def test_a_token_that_expires_on_the_way_ends_the_session_at_once(anonymous: Client) -> None:
+    anonymous.play("authorization *@60 | authenticated \n subscribe a | wait a \n suspend | leave a")
+    written = carried(anonymous.session, anonymous.now)
+    anonymous.now += 61
+    anonymous.session = Session.unpack(written, TOKENS, DEFAULTS, anonymous.now, anonymous.wall)
+    assert anonymous.session.deadline <= anonymous.now
+    assert [in_words(effect) for effect in anonymous.session.timed_out(anonymous.now)] == ["leave a", "close 4003"]
+
+
+def test_the_id_stays(client: Client) -> None:
+    before = client.session.id
+    client.play("suspend | \n move |")
+    assert client.session.id == before
+
+
+def test_bad_requests_and_bad_tokens_are_still_counted() -> None:
+    client = Client(limits(max_violations=3)).play("binary | malformed \n binary | malformed")
+    for _ in range(MAX_BAD_TOKENS - 1):
+        client.play("authorization bad | unauthorized")
+    client.play("suspend | \n move |")
+    assert client.session.state is State.ANONYMOUS
+    other = Client(client.limits)
+    other.session = Session.unpack(carried(client.session, client.now), TOKENS, other.limits, other.now, other.wall)
+    other.play("binary | malformed, close 1008")
+    client.play("authorization bad | unauthorized, close 1008")
+
+
+def test_an_allowance_is_not_filled_by_a_move() -> None:
+    client = Client(limits(max_request_rate=2)).play("authorization * | authenticated")
+    assert charge(client, int(2 * BURST_SECONDS)) == 0
+    client.play("suspend | \n move |")
+    assert charge(client, 1) == pytest.approx(0.5)
+    client.now += 2
+    client.play("suspend | \n move |")
+    assert charge(client, 3) == 0
+    assert charge(client, 1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("before", "after", "left"), [(0, 2, 10), (2, 0, 1), (100, 2, 10), (2, 100, 10)])
+def test_an_allowance_is_that_of_the_new_limit(before: float, after: float, left: float) -> None:
+    client = Client(limits(max_request_rate=before))
+    client.limits = limits(max_request_rate=after)
+    client.play("suspend | \n move |")
+    assert client.session.allowance.left == left
+
+
+def test_a_session_above_the_new_limits_keeps_what_it_has() -> None:
+    client = Client(limits(max_topics=2)).play(
+        """
+        authorization * | authenticated
+        subscribe a     | wait a
+        confirmed a     | subscribed, listen a
+        subscribe b     | wait b
+        suspend         | leave b
+        """
+    )
+    client.limits = limits(max_topics=1, auth_timeout=0.001)
+    client.play(
+        """
+        move          | wait b
+        confirmed b   | subscribed, listen b
+        subscribe c   | too_many_topics
+        unsubscribe a | leave a, unsubscribed
+        subscribe c   | too_many_topics
+        """
+    )
+
+
+def test_who_needs_no_token_any_more_has_everything() -> None:
+    client = Client().play("suspend |")
+    client.authenticator = OpenAuthenticator()
+    client.play("move | \n subscribe a | wait a \n after 5 | leave a, unavailable \n after 1000000 |")
+    assert client.session.state is State.AUTHENTICATED
+
+
+def test_who_needed_no_token_keeps_everything() -> None:
+    client = Client(authenticator=OpenAuthenticator()).play("suspend |")
+    client.authenticator = TOKENS
+    client.play("move | \n subscribe a | wait a")
+    assert client.session.pack(client.now).grant == EVERYTHING
+
+
 # The model: whatever happens, what the client has read is true.
 
 some_topic = st.sampled_from(["topic-a", "topic-b", "topic-c"])
@@ -840,6 +1060,7 @@ class SessionMachine(RuleBasedStateMachine):
     @initialize(token=st.sampled_from(["*", "*", "*@90", "bad"]), topics=st.lists(some_topic, max_size=3))
     def open(self, token: str, topics: list[str]) -> None:
         self.now = 0.0
+        self.moving = False  # whether it is on its way to another process, and waits for no topic
         self.session = Session(TOKENS, MODEL_LIMITS, 0.0, wall=lambda: WALL + self.now)
         self.requests = self.violations = 0
         self.closed = False
@@ -959,6 +1180,25 @@ class SessionMachine(RuleBasedStateMachine):
         if self.expires <= self.now:
             assert self.closed
 
+    @precondition(lambda self: not self.closed)
+    @rule(seconds=st.sampled_from([0.0, 0.5, 2.0]), comes_off=st.booleans())
+    def the_connection_moves(self, seconds: float, comes_off: bool) -> None:
+        self.carry_out(self.session.suspend())
+        assert all(self.interest.values())
+        for topic in self.wanted:
+            if topic not in self.interest:
+                self.confirmed.discard(topic)
+                for asked in self.held(topic):
+                    asked.answers = set()
+        self.moving = True
+        self.time_passes(seconds)
+        if not self.closed:
+            if comes_off:
+                written = carried(self.session, self.now)
+                self.session = Session.unpack(written, TOKENS, MODEL_LIMITS, self.now, wall=lambda: WALL + self.now)
+            self.carry_out(self.session.resume())
+        self.moving = False
+
     @precondition(lambda self: self.closed)
     @rule()
     def ask_after_the_end(self) -> None:
@@ -980,7 +1220,8 @@ class SessionMachine(RuleBasedStateMachine):
                 assert effect.topic in self.confirmed
                 self.interest[effect.topic] = True
             elif isinstance(effect, Leave):
-                del self.interest[effect.topic]
+                assert self.moving or effect.topic in self.interest
+                self.interest.pop(effect.topic, None)
             else:
                 self.end(effect)
             for topic in [topic for topic, listening in self.interest.items() if listening]:
