@@ -26,7 +26,6 @@ from wsd.clients.moving import MovableConnection
 from wsd.clients.phases import Phase
 from wsd.clients.record import Record
 from wsd.clients.session import Session
-from wsd.codes import Close
 
 __all__ = ["ArrivedConnection"]
 
@@ -41,7 +40,7 @@ class ArrivedConnection(MovableConnection):
         record: what the other process has written.
     """
 
-    __slots__ = ("_asked_to_close", "_at_end", "_early", "_record")
+    __slots__ = ("_at_end", "_early", "_record")
 
     def __init__(self, shared: Shared, record: Record) -> None:
         fragments = None if record.message is None else len(record.message)
@@ -50,7 +49,6 @@ class ArrivedConnection(MovableConnection):
         self._record: Record | None = record  # until it is open
         self._early = b""  # what was read before it is open
         self._at_end = False  # whether the client has sent its end before it is open
-        self._asked_to_close: tuple[Close, str] | None = None  # what for, before it is open
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the socket. The transport reads from it when this has returned, and can't be told yet not to."""
@@ -69,13 +67,6 @@ class ArrivedConnection(MovableConnection):
             self._at_end = True
             return True
         return super().eof_received()
-
-    def close_with(self, code: Close, reason: str) -> None:
-        """Close an open connection; one that isn't open yet closes when it is."""
-        if self.phase is Phase.ARRIVING:
-            self._asked_to_close = (code, reason)
-        else:
-            super().close_with(code, reason)
 
     def arrive(self, frames: Iterable[bytes] = ()) -> None:
         """Go on where the connection was in the other process.
@@ -109,5 +100,4 @@ class ArrivedConnection(MovableConnection):
             self._shared.slices.do(self._end_of_stream)
         elif self.phase.reads:
             self._read_in(max(record.seconds_to_read, self._reads_at - self.loop.time(), 0.0))
-        if self._asked_to_close is not None:
-            self.close_with(*self._asked_to_close)
+        self._close_as_asked()

@@ -55,7 +55,7 @@ from wsd.protocol.frames import PING, text_frame
 from wsd.protocol.messages import SESSION_AUTHENTICATED
 from wsd.slices import Slices
 
-__all__ = ["Connection", "Door", "Shared"]
+__all__ = ["MAX_UNAUTHORIZED", "Connection", "Door", "Shared"]
 
 READ_SLICE = 4096
 """Bytes handled before the loop gets a turn. That many bytes can hold 680 empty pings, about 4 ms of work."""

@@ -31,6 +31,7 @@ from wsd.clients.connection import Connection, Shared
 from wsd.clients.phases import Phase
 from wsd.clients.record import Record, WaitingFrame
 from wsd.clients.session import State
+from wsd.codes import Close
 
 __all__ = ["MovableConnection"]
 
@@ -47,10 +48,11 @@ class MovableConnection(Connection):
         phase: in which it begins.
     """
 
-    __slots__ = ("_on_end",)
+    __slots__ = ("_asked_to_close", "_on_end")
 
     def __init__(self, shared: Shared, protocol: sansio.Protocol, phase: Phase) -> None:
         super().__init__(shared, protocol, phase)
+        self._asked_to_close: tuple[Close, str] | None = None  # what for, while it is on its way
         self._on_end: Callable[[], None] | None = None  # told if it ends while it is held still; None: it isn't held
 
     @property
@@ -156,6 +158,18 @@ class MovableConnection(Connection):
         self._expect_pong()
         assert self.session is not None
         self._carry_out(self.session.resume())
+        self._close_as_asked()
+
+    def close_with(self, code: Close, reason: str) -> None:
+        """Close an open connection; one that is on its way closes when it is open again, or here."""
+        if self.phase is Phase.AWAY or self.phase is Phase.ARRIVING:
+            self._asked_to_close = (code, reason)
+        else:
+            super().close_with(code, reason)
+
+    def _close_as_asked(self) -> None:
+        if self._asked_to_close is not None:
+            self.close_with(*self._asked_to_close)
 
     def _expect_pong(self) -> None:
         """Give the pong that is waited for, if one is, the time to be read."""
