@@ -47,6 +47,9 @@ HELD = {
     ),
     ("systemd/README.md", "With systemd", "sh"): f"{_HOST}test_the_settings_are_for_root_and_for_wsd_alone",
     ("systemd/README.md", "A new key", "sh"): f"{_HOST}test_a_new_key_is_taken_over_and_nobody_notices",
+    ("systemd/README.md", "More workers", "sh"): f"{_HOST}test_another_number_of_workers",
+    ("systemd/README.md", "Another version", "sh"): f"{_HOST}test_an_upgrade_and_the_way_back",
+    ("systemd/README.md", "Restart", "sh"): f"{_HOST}test_a_restart_refuses_nobody",
     ("systemd/README.md", "Stop", "sh"): f"{_HOST}test_the_end",
     (
         "systemd/README.md",

@@ -59,7 +59,7 @@ class Box(Program):
         self._init = 0  # the number that this machine knows systemd by
         (place / "mounts").mkdir()
         pairs = [f"{folder}={inside}" for folder, inside in folders.items()]
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--kill-child"]
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount"]
         command += ["bash", str(SCRIPT), str(place / "mounts"), *pairs]
         super().__init__(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._lines = Lines(self.stdout)

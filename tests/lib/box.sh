@@ -29,7 +29,9 @@ outside() {
     mkdir "$branch"
     echo $$ > "$branch/cgroup.procs"
     exec 9<&-
-    unshare --pid --fork --kill-child --mount --ipc --uts --net --cgroup bash "$0" --inside "$@" || true
+    # Each ends with the one that has started it, however that ends.
+    setpriv --pdeathsig KILL unshare --pid --fork --kill-child --mount --ipc --uts --net --cgroup \
+        bash "$0" --inside "$@" || true
     echo $$ > "$home/cgroup.procs"
     remove "$branch"
 }

@@ -185,6 +185,10 @@ class _Supervisor:
         logger.info(
             "draining: sending %d connections away within %g s; a second signal stops at once", self._clients(), seconds
         )
+        if team.listening is not None and team.listening.shared:
+            # They are systemd's, and outlive us: who connects from now on waits for the next process.
+            for child in team.children:
+                child.tell("close")
         team.dismiss("drain", seconds=seconds)
         gone = asyncio.create_task(team.all_gone.wait())
         now = asyncio.create_task(self._stop_now.wait())

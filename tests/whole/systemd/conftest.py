@@ -110,6 +110,10 @@ class Host(Box):
         """The messages of the unit in the journal."""
         return self("journalctl", "--unit", "wsd", "--output", "cat", "--no-pager", "--quiet", *flags).splitlines()
 
+    def cursor(self) -> str:
+        """Where the journal is now."""
+        return self("journalctl --lines 0 --show-cursor --quiet").rpartition("-- cursor: ")[2].strip()
+
     def logged(self, words: str, *flags: str) -> None:
         """Wait for words in the journal."""
         until(lambda: any(words in line for line in self.log(*flags)), f"{words!r} in the journal")
@@ -150,5 +154,5 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         host.store()
         host.install()
         for command in commands("With systemd"):
-            host.type(command.replace("wsd.socket wsd-admin.socket ", ""))
+            host.type(command)
         yield host

@@ -16,7 +16,8 @@ import os
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from tests.lib.clients import Client, Closed
 from tests.lib.waiting import eventually
@@ -25,6 +26,10 @@ TOPIC = f"numbers-{os.getpid()}"
 
 NEWCOMERS = 0.05
 """Seconds between two newcomers."""
+
+TRIES = 4
+"""How often a client comes that is told 503. A worker that drains may say so to whom it has accepted just before; the
+next time another may, and there are fewer workers than tries."""
 
 
 class Ledger:
@@ -99,7 +104,7 @@ class Crowd:
     async def _member(self, place: int) -> None:
         while True:
             try:
-                async with Client(self._port) as client:
+                async with self._come() as client:
                     await self._enter(client)
                     self._members[place] = self._number
                     await self._listen(client, place)
@@ -109,6 +114,20 @@ class Crowd:
                 self.ledger.closed[type(exc).__name__] += 1
             self._members[place] = None
             await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def _come(self) -> AsyncIterator[Client]:
+        """Connect, and get the greeting."""
+        async with AsyncExitStack() as stack:
+            for left in reversed(range(TRIES)):
+                client = Client(self._port)
+                try:
+                    await stack.enter_async_context(client)
+                    break
+                except AssertionError as exc:
+                    if not left or " 503 " not in str(exc):
+                        raise
+            yield client
 
     async def _enter(self, client: Client) -> None:
         if self._token:
@@ -139,7 +158,7 @@ class Crowd:
     async def _newcomer(self) -> None:
         begun = time.monotonic()
         try:
-            async with Client(self._port):
+            async with self._come():
                 what = "in"
         except Closed as closed:
             what = f"closed with {closed.code}"
