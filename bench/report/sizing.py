@@ -11,8 +11,8 @@ A worker is planned half full, so that a storm of reconnects and a replica's fai
 is told by the runs that it was not made from: other connection counts.
 
 Beside it stands the core of Redis, which no worker adds to: a message costs it something once, and something for each
-worker that wants it (:class:`Feed`). That is a line through what was measured with bare subscribers, and the runs with
-real workers tell how far it is off.
+worker that wants it (:class:`Feed`). That is a line through what was measured with bare subscribers, for each rate of
+publishing, as a Redis that has more to do at a time joins it, too. The runs with real workers tell how far it is off.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from math import ceil, exp, floor, log
 from statistics import linear_regression, median
 
+from bench.measure.verdicts import UNRELIABLE
 from bench.measure.work import Result
 
 __all__ = ["HALF", "Check", "Feed", "Model", "table"]
@@ -35,7 +36,10 @@ FULL = 0.9
 BASE = 1000
 """Connections of the runs that the model is made from."""
 
-PUBLISHED = (100.0, 1_000.0, 5_000.0, 10_000.0, 20_000.0)
+LEAST = 0.01
+"""Microseconds that a message costs at least: noise may draw a line of few points below the axis."""
+
+PUBLISHED = (500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0)
 """Messages per second, over all topics, for which it is told how many workers one Redis feeds."""
 
 FLEETS = (
@@ -129,33 +133,26 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What a message costs the core of Redis, in microseconds."""
+    """What a message costs the core of Redis, in microseconds, by the messages that are published per second."""
 
-    once: float  # however many subscribers it has
-    each: float  # for each of them
-    points: Mapping[float, float]  # what that was made from: the cost of a message by its subscribers
+    once: Mapping[float, float]  # however many subscribers it has
+    each: Mapping[float, float]  # for each of them
 
     @classmethod
     def fit(cls, results: Sequence[Result]) -> Feed | None:
-        """Make the model from a run's results; None if it hasn't measured that with two numbers of subscribers."""
+        """Make the model from a run's results; None if it has measured no rate with two numbers of subscribers."""
         bare = [result for result in _fed(results) if result["server"].startswith("links-")]
-        if not bare:
-            return None
-        # More topics cost more, and a slower pace lets less be done at a time: so the dearest load that was measured.
-        load = max((result["load"]["topics"], -result["load"]["rate"]) for result in bare)
-        found: dict[float, list[float]] = {}
-        for result in bare:
-            if (result["load"]["topics"], -result["load"]["rate"]) == load:
-                found.setdefault(result["subscribers"], []).append(result["cpu_per_message_us"])
-        points = {subscribers: median(costs) for subscribers, costs in sorted(found.items())}
-        if len(points) < 2:
-            return None
-        line = linear_regression(list(points), list(points.values()))
-        return cls(line.intercept, line.slope, points)
+        once, each = {}, {}
+        for rate in {float(result["load"]["rate"]) for result in bare}:
+            costs = _by_subscribers([result for result in bare if result["load"]["rate"] == rate])
+            if len(costs) > 1:
+                line = linear_regression(list(costs), list(costs.values()))
+                once[rate], each[rate] = max(line.intercept, LEAST), max(line.slope, LEAST)
+        return cls(once, each) if once else None
 
-    def cost(self, workers: float) -> float:
-        """Microseconds of Redis's core for a message that so many workers want."""
-        return self.once + self.each * workers
+    def cost(self, workers: float, rate: float) -> float:
+        """Microseconds of Redis's core for a message that so many workers want, of so many messages per second."""
+        return _interpolated(self.once, rate) + _interpolated(self.each, rate) * workers
 
     def workers(self, rate: float, share: float = HALF) -> int:
         """How many workers, each of which wants every message, keep a core of Redis as busy as a share of it.
@@ -164,7 +161,16 @@ class Feed:
             rate: messages per second that are published, over all topics.
             share: of the core.
         """
-        return max(floor((share * 1e6 / rate - self.once) / self.each), 0)
+        left = share * 1e6 / rate - _interpolated(self.once, rate)
+        return max(floor(left / _interpolated(self.each, rate)), 0)
+
+
+def _by_subscribers(results: Sequence[Result]) -> dict[float, float]:
+    """The cost of a message, by the number of its subscribers: of the reliable runs, if there are any."""
+    found: dict[float, list[float]] = {}
+    for result in [each for each in results if not UNRELIABLE & set(each["verdicts"])] or results:
+        found.setdefault(float(result["subscribers"]), []).append(result["cpu_per_message_us"])
+    return {subscribers: median(costs) for subscribers, costs in found.items()}
 
 
 def table(results: Sequence[Result]) -> str:
@@ -203,26 +209,32 @@ def _redis_table(results: Sequence[Result]) -> Iterator[str]:
     if feed is None:
         yield "What one Redis feeds is not in this result: it is measured by --rows redis."
         return
-    yield (
-        f"A message costs the core of Redis {feed.once:.1f} µs, and {feed.each:.1f} µs more for each worker that has a"
-        " client of its topic."
-    )
+    yield "What the core of Redis pays for a message, and how many workers it feeds that want every message:"
     yield ""
-    yield "| messages/s published | workers that Redis feeds, half full | workers that fill its core |"
-    yield "| --: | --: | --: |"
+    yield "| messages/s published | µs once | µs for each worker | workers, half full | workers that fill its core |"
+    yield "| --: | --: | --: | --: | --: |"
     for rate in PUBLISHED:
-        yield f"| {rate:,.0f} | {feed.workers(rate):,} | {feed.workers(rate, 1.0):,} |"
+        each = feed.cost(1, rate) - feed.cost(0, rate)
+        yield (
+            f"| {rate:,.0f} | {feed.cost(0, rate):.1f} | {each:.1f} "
+            f"| {feed.workers(rate):,} | {feed.workers(rate, 1.0):,} |"
+        )
     yield ""
     yield "| checked on | predicted µs per message | measured | off by |"
     yield "| --- | --: | --: | --: |"
-    for result in _fed(results):
-        if not result["server"].startswith("links-"):
-            predicted, measured = feed.cost(result["subscribers"]), result["cpu_per_message_us"]
-            load = result["load"]
+    real = [result for result in _fed(results) if not result["server"].startswith("links-")]
+    for server, topics, rate in dict.fromkeys(map(_where, real)):
+        same = [result for result in real if _where(result) == (server, topics, rate)]
+        for subscribers, measured in _by_subscribers(same).items():
+            predicted = feed.cost(subscribers, rate)
             yield (
-                f"| {result['server']}, {load['topics']:,} topics, {load['rate']:,g}/s | {predicted:.1f} "
-                f"| {measured:.1f} | {predicted / measured - 1:+.0%} |"
+                f"| {server}, {topics:,} topics, {rate:,g}/s | {predicted:.1f} | {measured:.1f} "
+                f"| {predicted / measured - 1:+.0%} |"
             )
+
+
+def _where(result: Result) -> tuple[str, int, float]:
+    return result["server"], result["load"]["topics"], float(result["load"]["rate"])
 
 
 def _fed(results: Sequence[Result]) -> list[Result]:

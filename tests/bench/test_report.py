@@ -185,21 +185,22 @@ def test_sizing_interpolates_and_checks_itself() -> None:
         Model.fit(results[:1])
 
 
-def test_sizing_of_redis_is_a_line_through_bare_subscribers() -> None:
+def test_sizing_of_redis_is_a_line_through_bare_subscribers_for_each_rate() -> None:
     results = [fed("redis-1000", f"links-{count}", count, 10.0 + 4.0 * count) for count in (1, 2, 4, 8)]
-    results += [fed("redis-1000", "links-8", 8, 46.0), fed("redis-1000", "links-8", 8, 38.0)]  # the median is as before
-    results += [fed("redis-1", f"links-{count}", count, 1.0) for count in (1, 8)]  # cheaper: not what is planned with
+    results += [fed("redis-1", "links-8", 8, 46.0), fed("redis-1", "links-8", 8, 38.0)]  # the median is as before
+    results += [fed("redis-1", "links-1", 1, 99.0) | {"verdicts": ["disturbed"]}]
+    results += [fed("redis-fast", f"links-{count}", count, 2.5 + 1.0 * count) for count in (1, 8)]
     feed = Feed.fit(results)
     assert feed is not None
-    assert feed.once == pytest.approx(10.0) and feed.each == pytest.approx(4.0)
-    assert feed.cost(100) == pytest.approx(410.0)
+    assert feed.cost(100, 5000) == pytest.approx(410.0) == feed.cost(100, 500), "beyond the ends, it stays"
+    assert feed.cost(10, 20_000) == pytest.approx(12.5)
+    assert feed.cost(1, 10_000) == pytest.approx(5.0 + 2.0), "the geometric mean, halfway"
     assert feed.workers(1000.0) == 122, "(500 - 10) / 4"
     assert feed.workers(1000.0, share=1.0) == 247
-    assert feed.workers(100_000.0) == 0, "not even what a message costs once"
+    assert feed.workers(1_000_000.0) == 0, "not even what a message costs once"
     plain = [made_up("rate-10", "wsd", cost, rate=rate) for rate, cost in ((10.0, 8.0), (1000.0, 2.0))]
     said = table([*plain, *results, fed("redis-1000", "wsd-2", 2, 20.0)])
-    assert "costs the core of Redis 10.0 µs, and 4.0 µs more for each worker" in said
-    assert "| 1,000 | 122 | 247 |" in said
+    assert "| 1,000 | 10.0 | 4.0 | 122 | 247 |" in said
     assert "| wsd-2, 1,000 topics, 5,000/s | 18.0 | 20.0 | -10% |" in said
     assert "not in this result" in table(plain)
     assert Feed.fit(results[:1]) is None, "no line through one point"
