@@ -1,4 +1,4 @@
-"""``wsd`` that counts on SIGRTMIN what it holds: ``python -m tests.faults.observed serve``."""
+"""``wsd`` whose processes count on a signal what they hold: ``python -m tests.faults.observed serve``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 
 from wsd.cli import main
 
+TELL = signal.SIGRTMIN + 1
+"""The signal. SIGRTMIN makes a worker write its stacks."""
+
 
 def tell(number: int, frame: object) -> None:
     """Write one line beside the log."""
@@ -18,5 +21,5 @@ def tell(number: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGRTMIN, tell)
+    signal.signal(TELL, tell)
     sys.exit(main())

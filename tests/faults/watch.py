@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import sys
 import time
 from bisect import bisect_left, bisect_right
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from tests.faults.ledger import Stretch
+from tests.faults.observed import TELL
 from tests.lib.programs import Daemon
 
 __all__ = ["Holdings", "ObservedDaemon", "Watch"]
@@ -53,17 +53,19 @@ class ObservedDaemon(Daemon):
     program = (sys.executable, "-m", "tests.faults.observed")
 
     def cpu_seconds(self) -> float:
-        """Processor time so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        """Processor time of its worker so far."""
+        (worker,) = self.workers
+        fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def holdings(self) -> Holdings:
-        """What it holds now."""
-        self.signal(signal.SIGRTMIN)
+        """What its worker holds now."""
+        (worker,) = self.workers
+        os.kill(worker, TELL)
         told = re.findall(r"\d+", self.wait_for("tasks="))
-        status = Path(f"/proc/{self.pid}/status").read_text()
+        status = Path(f"/proc/{worker}/status").read_text()
         numbers = {name: int(value) for name, value in re.findall(r"^(Threads|VmRSS):\s+(\d+)", status, re.MULTILINE)}
-        descriptors = len(os.listdir(f"/proc/{self.pid}/fd"))
+        descriptors = len(os.listdir(f"/proc/{worker}/fd"))
         return Holdings(descriptors, numbers["Threads"], int(told[0]), int(told[1]), numbers["VmRSS"] * 1024)
 
     def losses(self) -> list[float]:

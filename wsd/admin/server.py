@@ -49,6 +49,9 @@ MAX_IGNORED = 1_048_576
 """Bytes behind the request, a body for example, that are read and thrown away. Were the socket closed with bytes
 unread, the kernel would reset the connection, and the client might never see its answer (RFC 9112, section 9.6)."""
 
+LOOK = 0.01
+"""Seconds between two looks, at the end, whether all connections are answered and closed."""
+
 METHODS = ("GET", "HEAD", "OPTIONS")
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -92,13 +95,17 @@ class Admin:
         """Stop answering, and close the listening sockets.
 
         Args:
-            patience: seconds in which requests that have come are still answered.
+            patience: seconds in which connections that were accepted are still answered.
         """
         for server in self._servers:
             server.close()
-        answering = [exchange.answering for exchange in self._exchanges if exchange.answering is not None]
-        if answering and patience:
-            await asyncio.wait(answering, timeout=patience)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        while loop.time() < deadline:
+            # At least once: one that was accepted in this turn of the event loop enters in the next.
+            await asyncio.sleep(LOOK)
+            if not self._exchanges:
+                break
         for exchange in list(self._exchanges):
             exchange.abort()
         for server in self._servers:

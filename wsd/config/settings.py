@@ -77,9 +77,7 @@ class Settings(BaseSettings):
         default=None,
         description="shared secret or PEM public key that verifies tokens; jwt_key_file is the safer way",
     )
-    jwt_key_file: kinds.KeyFile = Field(
-        default=None, description="file that holds the key, in the place of jwt_key; read again at SIGHUP"
-    )
+    jwt_key_file: kinds.KeyFile = Field(default=None, description="file that holds the key, in the place of jwt_key")
     jwt_audience: kinds.Text = Field(
         default=None,
         description="audience (aud) that a token must name; not set: a token that names an audience is refused",
@@ -145,9 +143,7 @@ class Settings(BaseSettings):
         default=10.0, description="seconds over which clients are sent away when the daemon stops"
     )
 
-    log_level: kinds.LogLevel = Field(
-        default="info", description="least important kind of event that is logged; read again at SIGHUP"
-    )
+    log_level: kinds.LogLevel = Field(default="info", description="least important kind of event that is logged")
     log_format: kinds.LogFormat = Field(default="text", description="how a line of the log is written")
 
     @classmethod

@@ -12,12 +12,13 @@ the thread 2 more. When the loop itself wrote to a file, that was 11 and 15; on 
 
 from wsd.logs.bounded import BoundedLogger, flush, tick
 from wsd.logs.lines import fields, printable
-from wsd.logs.process import active, catch_all, lost, say, set_level, setup
+from wsd.logs.process import active, catch_all, drain, lost, say, set_level, setup
 
 __all__ = [
     "BoundedLogger",
     "active",
     "catch_all",
+    "drain",
     "fields",
     "flush",
     "lost",

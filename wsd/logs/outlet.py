@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -89,6 +90,8 @@ class Outlet:
         self._queue.put(None)
 
     def _run(self) -> None:
+        # Signals are the main thread's. When that one holds them back, they must not arrive here.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (entry := self._queue.get()) is not None:
             line, refused, done = entry
             self._say_lost(refused)

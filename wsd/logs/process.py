@@ -15,7 +15,7 @@ from wsd.logs.journal import is_journal, with_priority
 from wsd.logs.lines import JSONFormatter, TextFormatter
 from wsd.logs.outlet import Outlet
 
-__all__ = ["active", "catch_all", "lost", "say", "set_level", "setup"]
+__all__ = ["active", "catch_all", "drain", "lost", "say", "set_level", "setup"]
 
 NAME = "wsd.logs"
 """Names the log itself in its lines."""
@@ -130,6 +130,12 @@ def active() -> bool:
 def lost() -> int:
     """How many lines of the log were lost, because they could not be written."""
     return 0 if _handler is None else _handler.outlet.lost
+
+
+def drain() -> None:
+    """Wait a moment until everything is written, because this process is about to execute another program."""
+    if _handler is not None:
+        _handler.flush()
 
 
 def say(line: str) -> bool:

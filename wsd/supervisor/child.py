@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import IntEnum
@@ -68,14 +67,26 @@ class Child:
         self.ready_at = 0.0  # when it has said that it is ready
         self.report: Report | None = None  # the last one
         self.settings: asyncio.Future[Message] = asyncio.get_running_loop().create_future()  # what it has read
-        self._stacks_signal = 0  # makes it write its stacks; 0 if it has not said which
-        self._stacks = -1  # descriptor of the file that it writes them into; -1 if it has not sent one
+        self.ready: asyncio.Future[Message] = asyncio.get_running_loop().create_future()  # what it says when it serves
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # done when it is gone
+        self.kept_stacks: tuple[int, int] | None = None  # the signal that makes it write its stacks, and where to
         self._on_message = on_message
         self._on_gone = on_gone
         self._answers: dict[int, asyncio.Future[Message]] = {}  # that are waited for, by the number of the question
         self._numbers = count(1)
+        self._descriptor = launched.sock.fileno()
         self._pipe = Pipe(launched.sock, self._heard, self._closed)
         self._closed_now = False  # whether the pipe has ended
+
+    @property
+    def clients(self) -> int:
+        """How many clients it has, as it has told last."""
+        return 0 if self.report is None else int(self.report.gauges.get("open_connections") or 0)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the pipe."""
+        return self._descriptor
 
     # Talking.
 
@@ -109,11 +120,14 @@ class Child:
         match message.get("say"):
             case "hello":
                 self.version = message["version"]
-                self._stacks_signal = message["stacks"]
-                self._stacks = descriptors.pop() if descriptors else -1
+                if descriptors:
+                    self.kept_stacks = message["stacks"], descriptors.pop()
             case "settings" | "mistakes":
                 if not self.settings.done():
                     self.settings.set_result(message)
+            case "ready":
+                if not self.ready.done():
+                    self.ready.set_result(message)
         answer = self._answers.get(message.get("id") or 0)
         if answer is not None and not answer.done():
             answer.set_result(message)
@@ -150,31 +164,25 @@ class Child:
         if self.status is None or not self._closed_now:
             return
         self.stage = Stage.GONE
-        if self._stacks >= 0:
-            os.close(self._stacks)
-        for answer in [*self._answers.values(), self.settings]:
+        if self.kept_stacks is not None:
+            os.close(self.kept_stacks[1])
+        for answer in [*self._answers.values(), self.settings, self.ready]:
             if not answer.done():
                 answer.set_exception(Gone(how_it_ended(self.status)))
-        if not self.settings.cancelled():
-            self.settings.exception()  # nobody may have waited for it
+                answer.exception()  # nobody may wait for it
+        self.ended.set_result(None)
         self._on_gone(self)
 
     # Its stacks.
 
     def ask_for_stacks(self) -> None:
         """Let it write the stacks of its threads, if it can."""
-        if self._stacks >= 0:
-            self.kill(self._stacks_signal)
+        if self.kept_stacks is not None:
+            self.kill(self.kept_stacks[0])
 
     def stacks(self, most: int) -> str:
         """The first bytes of what it has written; "" if it has written nothing."""
-        return os.pread(self._stacks, most, 0).decode(errors="replace") if self._stacks >= 0 else ""
-
-    # What survives when the supervisor executes itself.
-
-    def detach(self) -> socket.socket:
-        """Give the pipe back, for the supervisor that comes next."""
-        return self._pipe.detach()
+        return "" if self.kept_stacks is None else os.pread(self.kept_stacks[1], most, 0).decode(errors="replace")
 
 
 def how_it_ended(status: int) -> str:

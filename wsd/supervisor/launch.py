@@ -10,11 +10,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Launched", "Launcher"]
+__all__ = ["VARIABLE", "Launched", "Launcher"]
+
+VARIABLE = "_WSD_STATE"
+"""Names the descriptor of what a supervisor leaves to the one that comes in its place; see wsd.supervisor.state."""
 
 BLOCKED = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that would end a new worker before it has said that they mean nothing to it."""
@@ -51,6 +54,14 @@ class Launcher:
         """
         options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # of the interpreter, and the script
         return cls((sys.executable, *options), tuple(arguments))
+
+    def itself(self, environment: Mapping[str, str]) -> tuple[str, list[str], dict[str, str]]:
+        """What execve(2) takes to execute this program anew.
+
+        Args:
+            environment: variables to add.
+        """
+        return self.program[0], [*self.program, "serve", *self.arguments], {**os.environ, **environment}
 
     def launch(self) -> Launched:
         """Start a worker.

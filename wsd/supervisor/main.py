@@ -4,39 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wsd import __version__, headcount, logs, systemd
 from wsd.admin.server import Admin
 from wsd.logs import BoundedLogger
 from wsd.metrics import Metrics
 from wsd.pipe import Message
+from wsd.supervisor import state, steps
+from wsd.supervisor.balance import Balance
 from wsd.supervisor.child import Child, Gone, how_it_ended
 from wsd.supervisor.chosen import Chosen
 from wsd.supervisor.launch import Launched, Launcher
 from wsd.supervisor.listening import listen
-from wsd.supervisor.pages import service, standing
+from wsd.supervisor.pages import service
+from wsd.supervisor.reloading import Reloader, ReloadError
+from wsd.supervisor.steps import Step
 from wsd.supervisor.team import Seat, Team
 
-__all__ = ["STATE_VERSION", "run"]
+__all__ = ["STATE_VERSION", "resume", "run"]
 
-STATE_VERSION = 1
-"""Of what a supervisor leaves to the one that comes in its place when it executes itself."""
+STATE_VERSION = state.VERSION
+"""What this code understands; a worker of it says so to a supervisor of other code."""
 
 MORE_TIME = 15.0
-"""Seconds that systemd is asked for while the drain goes on."""
+"""Seconds that systemd is asked for while a drain or a reload goes on."""
 
 EXTEND_EVERY = 5.0
-"""Seconds between two such requests."""
+"""Seconds between two such requests, and between two lines of status."""
 
 STOP_PATIENCE = 5.0
 """Seconds for workers to end that were told to end at once; then they are killed."""
 
 ANSWERS_PATIENCE = 1.0
 """Seconds in which the admin port still answers at the end."""
+
+FLUSH_PATIENCE = 5.0
+"""Seconds for workers to take the last messages before the supervisor executes itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,45 +66,87 @@ def run(launcher: Launcher, first: Launched, passed: Sequence[systemd.Listening]
     Raises:
         StartupError: if it can't start on this machine.
     """
+
+    async def live() -> int:
+        supervisor = _Supervisor(Team(launcher, Metrics(), headcount.make()))
+        return await supervisor.live(lambda: supervisor.start(first, passed))
+
     with asyncio.Runner() as runner:
-        return runner.run(_live(launcher, first, passed))
+        return runner.run(live())
 
 
-async def _live(launcher: Launcher, first: Launched, passed: Sequence[systemd.Listening]) -> int:
-    supervisor = _Supervisor(launcher)
-    asyncio.get_running_loop().set_exception_handler(supervisor.log_bug)
-    supervisor.handle_signals()
-    try:
-        return await supervisor.live(first, passed)
-    except _Stopped:
-        return 0
-    finally:
-        await supervisor.close()
+def resume(launcher: Launcher, memory: int) -> int:
+    """Go on where the supervisor was that has executed itself; return the exit status.
+
+    Args:
+        launcher: starts workers.
+        memory: the descriptor of what it has left.
+    """
+
+    async def live() -> int:
+        left = state.load(memory)
+        team = Team(launcher, Metrics(), left["count"])
+        supervisor = _Supervisor(team)
+        state.restore(left, team)
+        return await supervisor.live(supervisor.go_on)
+
+    with asyncio.Runner() as runner:
+        return runner.run(live())
 
 
 class _Supervisor:
     """The supervisor.
 
     Args:
-        launcher: starts workers.
+        team: the workers; nobody yet, or those of the supervisor before.
     """
 
-    def __init__(self, launcher: Launcher) -> None:
-        self._metrics = Metrics()
-        self._team = Team(launcher, self._metrics, headcount.make())
-        self._admin = Admin(service(self._team).pages)
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._admin = Admin(service(team).pages)
         self._strange = BoundedLogger(logger)  # for signals that mean nothing
         self._stop = asyncio.Event()  # set by the first signal
         self._stop_now = asyncio.Event()  # set by the second
         self._reload = asyncio.Event()  # set by SIGHUP
+        self._moving = asyncio.Lock()  # held by whoever moves clients
+        self._trouble = ""  # why the last reload has failed, for people
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def live(self, first: Launched, passed: Sequence[systemd.Listening]) -> int:
-        """Start, serve, drain; return the exit status.
+    async def live(self, begin: Callable[[], Awaitable[int | None]]) -> int:
+        """Start or go on, serve, drain; return the exit status.
+
+        Args:
+            begin: returns an exit status if the service can't start.
 
         Raises:
             StartupError: if it can't start on this machine.
-            _Stopped: if a signal comes before it serves.
+        """
+        asyncio.get_running_loop().set_exception_handler(self._log_bug)
+        self._handle_signals()
+        try:
+            status = await begin()
+            if status is not None:
+                return status
+            self._keep(self._reload_whenever_told(), Balance(self._team, self._moving).run(), self._tell_status())
+            await self._ended(self._stop.wait())
+            await self._drain()
+        except _Stopped:
+            pass
+        finally:
+            await self._close()
+        return 0
+
+    # The start.
+
+    async def start(self, first: Launched, passed: Sequence[systemd.Listening]) -> int | None:
+        """Let the first worker read the settings, bind, start all workers, and wait until they are ready.
+
+        Returns:
+            An exit status if the service can't start and somebody has said why.
+
+        Raises:
+            StartupError: if it can't start on this machine.
+            _Stopped: if a signal comes before.
         """
         child = self._team.adopt(first)
         child.tell("read", before=None)
@@ -106,17 +156,23 @@ class _Supervisor:
             assert child.status is not None
             if child.status < 0:
                 logs.say(f"the first worker {how_it_ended(child.status)} before it had read the settings")
-            return max(child.status, 0) if child.status >= 0 else 1
+                return 1
+            return child.status  # it has said what is wrong, or printed the help
         self._begin(child, message, passed)
-        status = await self._until_complete()
-        if status is not None:
-            return status
+        await self._serve_pages()
+        team = self._team
+        complete = asyncio.create_task(team.complete.wait())
+        try:
+            await self._unless_stopped(asyncio.wait((complete, team.failed), return_when=asyncio.FIRST_COMPLETED))
+        except _Stopped:
+            await self._drain()
+            raise
+        finally:
+            complete.cancel()
+        if team.failed.done():
+            return team.failed.result()
         systemd.ready(self._status())
-        await self._stop.wait()
-        await self._drain()
-        return 0
-
-    # The start.
+        return None
 
     def _begin(self, first: Child, message: Message, passed: Sequence[systemd.Listening]) -> None:
         """Bind, and tell the workers to start."""
@@ -137,25 +193,43 @@ class _Supervisor:
             listening.admin_at(),
             chosen.redis,
         )
-        team.seat(first, team.seats[0])
+        team.seats[0].child = first
+        team.start(first, 0)
         for seat in team.seats[1:]:
             team.fill(seat)
 
-    async def _until_complete(self) -> int | None:
-        """Wait until every worker is ready; return an exit status if one can't start."""
+    async def go_on(self) -> None:
+        """Do what the supervisor did that was executed anew."""
         team = self._team
-        assert team.listening is not None
-        await self._admin.serve(team.listening.admin)
-        self._tasks = [asyncio.create_task(team.watch()), asyncio.create_task(self._watchdog())]
-        complete = asyncio.create_task(team.complete.wait())
-        try:
-            await self._unless_stopped(asyncio.wait((complete, team.failed), return_when=asyncio.FIRST_COMPLETED))
-        except _Stopped:
-            await self._drain()
-            raise
-        finally:
-            complete.cancel()
-        return team.failed.result() if team.failed.done() else None
+        assert team.chosen is not None
+        logs.setup(team.chosen.log_level, team.chosen.log_format)
+        logs.catch_all()
+        team.reap()  # a SIGCHLD may have come when nobody looked
+        for seat in team.seats:
+            if seat.child is None:
+                team.fill(seat)
+        await self._serve_pages()
+        steps.reached(Step.RESUMED)
+        logger.info("the supervisor runs wsd %s now", __version__)
+        systemd.ready(self._status())
+
+    async def _serve_pages(self) -> None:
+        assert self._team.listening is not None
+        # Copies, because the admin port closes what it was given, and these sockets must outlive it.
+        await self._admin.serve([sock.dup() for sock in self._team.listening.admin])
+        self._keep(self._team.watch(), self._watchdog())
+
+    def _keep(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Do something as long as the service lives."""
+        self._tasks += map(asyncio.create_task, work)
+
+    async def _ended(self, waited: Coroutine[Any, Any, object]) -> None:
+        """Wait for something. If what goes on meanwhile ends because of a bug, that is raised."""
+        waiting = asyncio.create_task(waited)
+        done, _ = await asyncio.wait((waiting, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        for task in done:
+            task.result()
 
     async def _unless_stopped(self, waited: Awaitable[_Result]) -> _Result:
         """Wait for something.
@@ -174,50 +248,105 @@ class _Supervisor:
             stopped.cancel()
             waiting.cancel()
 
+    # Reloads.
+
+    async def _reload_whenever_told(self) -> None:
+        """Reload when SIGHUP has come. Those that come meanwhile are done together, afterwards."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            async with self._moving:
+                extending = asyncio.create_task(self._extend_timeout())
+                try:
+                    await self._reload_once()
+                finally:
+                    extending.cancel()
+            systemd.ready(self._status())
+
+    async def _reload_once(self) -> None:
+        reloader, result = Reloader(self._team), "failed"
+        try:
+            await reloader.reload()
+        except ReloadError as exc:
+            self._trouble = str(exc)
+            for line in exc.lines:
+                logger.error("reload failed: %s", line, extra=logs.fields(result=result, reason=line))
+        else:
+            self._trouble, result = "", "done"
+        finally:
+            self._team.metrics.reloads[result] += 1
+        if result == "done":
+            await self._execute(reloader.understood)
+
+    async def _execute(self, understood: int | None) -> None:
+        """Become the supervisor of the new code; return only if that is not possible."""
+        if understood != STATE_VERSION:
+            logger.warning(
+                "the workers are new, but the supervisor stays wsd %s until the service is started again: the new code"
+                " does not know what this one would leave to it",
+                __version__,
+            )
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_PATIENCE):
+                await asyncio.gather(*(child.flush() for child in self._team.children))
+        await self._admin.close(ANSWERS_PATIENCE)
+        # Signals that come from now on wait for the new program. What has come until now is seen by the loop first.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, state.HELD_BACK)
+        try:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if self._reload.is_set():
+                os.kill(os.getpid(), signal.SIGHUP)  # waits for the new program, too
+            logs.flush()
+            logs.drain()
+            steps.reached(Step.EXECUTES)
+            state.execute(self._team)
+        except OSError as exc:
+            logger.error("the supervisor can't be executed anew, and stays wsd %s: %s", __version__, exc.strerror)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._admin = Admin(service(self._team).pages)
+        assert self._team.listening is not None
+        await self._admin.serve([sock.dup() for sock in self._team.listening.admin])
+
     # The end.
 
     async def _drain(self) -> None:
         """Let all workers send their clients away, at the same pace; a second signal ends them at once."""
         team = self._team
-        assert team.chosen is not None
+        assert team.chosen is not None and team.listening is not None
         systemd.stopping("draining")
+        for task in self._tasks[2:]:  # no reload and no move any more
+            task.cancel()
         seconds = team.chosen.drain_seconds
+        clients = sum(child.clients for child in team.children)
         logger.info(
-            "draining: sending %d connections away within %g s; a second signal stops at once", self._clients(), seconds
+            "draining: sending %d connections away within %g s; a second signal stops at once", clients, seconds
         )
-        if team.listening is not None and team.listening.shared:
-            # They are systemd's, and outlive us: who connects from now on waits for the next process.
-            for child in team.children:
-                child.tell("close")
+        if team.listening.shared:
+            team.dismiss("close")  # who comes now waits in systemd's sockets for the next process
         team.dismiss("drain", seconds=seconds)
-        gone = asyncio.create_task(team.all_gone.wait())
-        now = asyncio.create_task(self._stop_now.wait())
-        while not gone.done() and not now.done():
-            systemd.extend_timeout(MORE_TIME)
-            await asyncio.wait((gone, now), timeout=EXTEND_EVERY, return_when=asyncio.FIRST_COMPLETED)
-        if now.done():
-            team.dismiss("stop")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_PATIENCE):
-                    await gone
-        gone.cancel()
-        now.cancel()
+        waited = [asyncio.create_task(event.wait()) for event in (team.all_gone, self._stop_now)]
+        extending = asyncio.create_task(self._extend_timeout())
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        extending.cancel()
+        for waiting in waited:
+            waiting.cancel()
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Close everything, and end workers that are left."""
         team = self._team
         team.dismiss("stop")
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._admin.close(ANSWERS_PATIENCE)
-        if team.children:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_PATIENCE):
-                    await team.all_gone.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_PATIENCE):
+                await team.all_gone.wait()
         team.kill()
         started = team.listening is not None
-        if team.listening is not None:
-            team.listening.close()
         team.close()
         logs.flush()
         if started:
@@ -225,26 +354,41 @@ class _Supervisor:
 
     # What goes on meanwhile.
 
+    async def _extend_timeout(self) -> None:
+        """Ask systemd for more time, again and again."""
+        while True:
+            systemd.extend_timeout(MORE_TIME)
+            await asyncio.sleep(EXTEND_EVERY)
+
     async def _watchdog(self) -> None:
         """Tell systemd that the service lives, as long as every worker's event loop turns."""
-        while (interval := systemd.watchdog_interval()) is not None:
+        while True:
             if self._team.lives():
                 systemd.watchdog()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(systemd.watchdog_interval() or EXTEND_EVERY)
 
-    def _clients(self) -> int:
-        views = standing(self._team).workers
-        return sum(int(view.report.gauges.get("open_connections") or 0) for view in views if view.report is not None)
+    async def _tell_status(self) -> None:
+        while True:
+            await asyncio.sleep(EXTEND_EVERY)
+            systemd.status(self._status())
 
     def _status(self) -> str:
         """What ``systemctl status`` shows."""
-        assert self._team.chosen is not None
-        workers = len(self._team.seats)
-        return f"{workers} worker{'s' * (workers > 1)}, {self._clients()} clients"
+        team = self._team
+        workers = [seat.child for seat in team.seats if seat.child is not None]
+        clients = sum(child.clients for child in workers)
+        problems = {child.report.unready for child in workers if child.report is not None} - {""}
+        said = [
+            f"{len(team.seats)} worker{'s' * (len(team.seats) > 1)}, {clients} clients",
+            *(sorted(problems) or ["Redis is connected"]),
+        ]
+        if self._trouble:
+            said.append(f"the last reload failed: {self._trouble}")
+        return "; ".join(said)
 
     # Signals.
 
-    def handle_signals(self) -> None:
+    def _handle_signals(self) -> None:
         """SIGTERM and SIGINT stop the service, SIGHUP makes it read its settings anew.
 
         SIGUSR1 and SIGUSR2, which others take for "open the log again", would end a process by default.
@@ -256,13 +400,15 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._team.reap)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             loop.add_signal_handler(number, self._ignore_signal, number)
-        # They are blocked since the start of the program (see wsd.cli): a signal that came since then is delivered now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
+        # They are blocked since the start of the program (see wsd.cli), or since the one before has executed it: a
+        # signal that came since then is delivered now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, state.HELD_BACK)
 
     def _told_to_stop(self) -> None:
         (self._stop_now if self._stop.is_set() else self._stop).set()
 
     def _told_to_reload(self) -> None:
+        systemd.reloading(self._status())
         self._reload.set()
 
     def _ignore_signal(self, number: signal.Signals) -> None:
@@ -270,11 +416,11 @@ class _Supervisor:
             number.name, "%s means nothing to wsd; SIGHUP makes it read its settings anew", number.name
         )
 
-    def log_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    def _log_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log and count what a callback raised."""
         exc = context.get("exception")
         if isinstance(exc, BaseException):
-            self._metrics.internal_errors += 1
+            self._team.metrics.internal_errors += 1
             self._strange.exception(type(exc).__name__, "%s", context.get("message", "unknown"), exc=exc)
         else:
             self._strange.warning("loop", "the event loop says: %s", context.get("message", "unknown"))

@@ -44,7 +44,7 @@ def standing(team: Team) -> Standing:
         for seat in team.seats
         if seat.child is None
     ]
-    team.metrics.log_lines_lost = logs.lost()
+    team.metrics.log_lines_lost = team.lost_lines + logs.lost()
     own = Report(
         version=__version__,
         pid=os.getpid(),

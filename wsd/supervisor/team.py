@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 from wsd import headcount, logs
@@ -26,7 +25,7 @@ from wsd.supervisor.chosen import Chosen
 from wsd.supervisor.launch import Launched, Launcher
 from wsd.supervisor.listening import Listening
 
-__all__ = ["Seat", "Team"]
+__all__ = ["START_PATIENCE", "Seat", "Team"]
 
 TICK = 1.0
 """Seconds between two looks whether all workers live. They give a sign of life as often."""
@@ -53,6 +52,7 @@ class Seat:
     def __init__(self, number: int) -> None:
         self.number = number
         self.child: Child | None = None  # who has the place; None while it is empty
+        self.comes: Child | None = None  # who will have it as soon as it is ready, at a reload
         self.empty_since = 0.0
         self.soon = 0  # workers in a row that have ended soon
         self.waits = Backoff(FIRST_WAIT, LONGEST_WAIT)  # until the next one is started
@@ -77,11 +77,11 @@ class Team:
         self.seats: list[Seat] = []
         self.children: set[Child] = set()  # every process, those that leave included
         self.retired = Retired()  # what those that are gone had counted
+        self.lost_lines = 0  # of the log, by this process before it executed itself
         self.complete = asyncio.Event()  # set when every worker has been ready once
         self.failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # of the start: an exit status
         self.all_gone = asyncio.Event()  # set when there is no process left
         self.closing = False  # whether nobody is replaced any more
-        self.on_ready: Callable[[Child], object] = lambda child: None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -94,20 +94,19 @@ class Team:
         self.all_gone.clear()
         return child
 
-    def seat(self, child: Child, seat: Seat) -> None:
-        """Give a process a place, and tell it to start."""
+    def start(self, child: Child, number: int) -> None:
+        """Tell a process to start as the worker of a place."""
         assert self.chosen is not None and self.listening is not None
         workers = self.chosen.workers
         taken = {other.place for other in self.children}
-        child.number, child.stage = seat.number, Stage.STARTED
+        child.number, child.stage = number, Stage.STARTED
         child.place = next(place for place in range(headcount.PLACES) if place not in taken)
-        seat.child = child
-        sockets = self.listening.of_worker(seat.number, workers)
+        sockets = self.listening.of_worker(number, workers)
         child.tell(
             "start",
             [self.count, *(sock.fileno() for sock in sockets)],
             settings=self.chosen.given,
-            number=seat.number,
+            number=number,
             workers=workers,
             place=child.place,
         )
@@ -128,7 +127,8 @@ class Team:
             )
             seat.timer = self._loop.call_later(wait, self.fill, seat)
         else:
-            self.seat(child, seat)
+            seat.child = child
+            self.start(child, seat.number)
 
     # What they say.
 
@@ -147,7 +147,6 @@ class Team:
                     )
                 elif all(seat.child is not None and seat.child.ready_at for seat in self.seats):
                     self.complete.set()
-                self.on_ready(child)
 
     # Who goes.
 
@@ -163,7 +162,7 @@ class Team:
         if seat is None:
             return
         seat.child, seat.empty_since = None, self._loop.time()
-        if self.closing:
+        if self.closing or seat.comes is not None:
             return
         assert child.status is not None
         if not self.complete.is_set() and not child.ready_at and child.status > 0:
@@ -267,7 +266,9 @@ class Team:
             raise OSError(str(exc)) from None
 
     def close(self) -> None:
-        """Give the memory of the counts back."""
+        """Close the listening sockets, and give the memory of the counts back."""
+        if self.listening is not None:
+            self.listening.close()
         os.close(self.count)
 
 

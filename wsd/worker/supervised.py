@@ -9,6 +9,8 @@
     report {id, whole}                          report {id, report}
     page {id, standing, openmetrics}            page {id, text}: what a scrape gets
     close {}         accept nobody any more
+    give {id, count, seconds} + pipe            gave {id, moved, ...}: clients have gone to another worker
+    take {id} + pipe                            took {id, moved, ...}: clients have come from another worker
     drain {seconds}  send everybody away, and end
     stop {}          end at once
 
@@ -24,8 +26,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import asdict
 from enum import IntEnum
 from typing import Any
 
@@ -36,6 +39,9 @@ from wsd.admin.exposition import render
 from wsd.admin.standing import Standing
 from wsd.config import Settings, pack, unpack, warnings
 from wsd.errors import SettingsError
+from wsd.handover.giver import Giver
+from wsd.handover.parts import Given, Taken
+from wsd.handover.taker import Taker
 from wsd.headcount import Headcount
 from wsd.pipe import Message, Pipe
 from wsd.worker import stacks
@@ -122,6 +128,7 @@ class _Supervised:
         self._worker: Worker | None = None
         self._sockets: list[socket.socket] = []
         self._drain_seconds = 0.0
+        self._moves: set[asyncio.Task[None]] = set()  # hand-overs
         hello = {"say": "hello", "version": __version__, "stacks": stacks.SIGNAL}
         self._pipe.send(hello, [written], lambda: os.close(written))
 
@@ -185,6 +192,11 @@ class _Supervised:
                 self._pipe.send({"say": "page", "id": message["id"], "text": page})
             case "close", Worker() as worker:
                 worker.gateway.stop_listening()
+            case "give", Worker() as worker:
+                giver = Giver(worker.parts, _pipe_of(passed), count=message["count"], seconds=message["seconds"])
+                self._hand_over(message["id"], "gave", giver.run())
+            case "take", Worker() as worker:
+                self._hand_over(message["id"], "took", Taker(worker.parts, _pipe_of(passed)).run())
             case "drain", _:
                 self._drain(message["seconds"])
             case "stop", _:
@@ -248,6 +260,21 @@ class _Supervised:
             self._worker.gateway.stop_listening()
         self._drain(self._drain_seconds)
 
+    def _hand_over(self, number: int, say: str, work: Coroutine[Any, Any, Given | Taken]) -> None:
+        """Give or take clients, and say what became of it."""
+
+        async def run() -> None:
+            try:
+                outcome = asdict(await work)
+            except Exception as exc:
+                logger.exception("a hand-over has failed")
+                outcome = {"moved": 0, "reason": f"a bug ({type(exc).__name__}); the log has it"}
+            self._pipe.send({"say": say, "id": number, **outcome})
+
+        task = asyncio.create_task(run())
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
     # What it says.
 
     async def _announce(self, worker: Worker) -> None:
@@ -264,6 +291,11 @@ class _Supervised:
             if not self._pipe.waiting:  # the supervisor may stand still; then they would pile up
                 self._pipe.send(_report(worker, None, whole=False))
             await asyncio.sleep(BEAT)
+
+
+def _pipe_of(passed: list[int]) -> socket.socket:
+    """The end of a pipe to another worker, which has come with a message."""
+    return socket.socket(fileno=passed.pop())
 
 
 def _report(worker: Worker, number: int | None, *, whole: bool) -> Message:
