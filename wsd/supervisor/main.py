@@ -296,6 +296,8 @@ class _Supervisor:
         try:
             for _ in range(3):
                 await asyncio.sleep(0)
+            if self._stop.is_set():
+                return
             if self._reload.is_set():
                 os.kill(os.getpid(), signal.SIGHUP)  # waits for the new program, too
             logs.flush()
@@ -363,9 +365,10 @@ class _Supervisor:
     async def _watchdog(self) -> None:
         """Tell systemd that the service lives, as long as every worker's event loop turns."""
         while True:
-            if self._team.lives():
+            interval = systemd.watchdog_interval()
+            if interval is not None and self._team.lives():
                 systemd.watchdog()
-            await asyncio.sleep(systemd.watchdog_interval() or EXTEND_EVERY)
+            await asyncio.sleep(interval or EXTEND_EVERY)
 
     async def _tell_status(self) -> None:
         while True:

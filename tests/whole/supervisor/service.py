@@ -1,0 +1,131 @@
+"""``wsd serve``, whose settings are in a file, and whose workers can be made to go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.lib.programs import Daemon
+from tests.lib.waiting import PATIENCE, until
+
+__all__ = ["SPIN", "Service", "alive"]
+
+SPIN = signal.SIGRTMIN + 2
+"""Makes a worker turn round in Python and never come back."""
+
+PROGRAM = """
+import os, signal, sys
+from wsd import cli
+def spin_for_ever(number, frame):
+    while True:
+        pass
+if sys.argv[1] == "worker":
+    if os.path.exists(os.environ["BROKEN"]):
+        print("broken on purpose", file=sys.stderr, flush=True)
+        os._exit(3)
+    signal.signal(signal.SIGRTMIN + 2, spin_for_ever)
+sys.exit(cli.main())
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Service(Daemon):
+    """A service. It has started when the constructor returns, and all workers are ready.
+
+    Args:
+        config: the file for its settings.
+        settings: what it holds. Without others there is no authentication, and the ports are free ones.
+    """
+
+    program = (sys.executable, "-c", PROGRAM)
+
+    def __init__(self, config: Path, **settings: object) -> None:
+        self._config = config
+        self.broken = config.with_suffix(".broken")  # while this file is there, no worker can start
+        self._settings = {"auth": "none", "port": 0, "admin_port": 0, "drain_seconds": 0, "log_format": "json"}
+        self.write(**settings)
+        super().__init__("--config", str(config), BROKEN=str(self.broken))
+        until(lambda: self.readiness()[0] == 200, "the service is ready")
+
+    def write(self, **settings: object) -> None:
+        """Change settings in the file."""
+        self._settings |= settings
+        self._config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in self._settings.items()))
+
+    def reload(self, **settings: object) -> str:
+        """Change settings, reload, and wait until the new supervisor goes on; return what the log says of it."""
+        self.write(**settings)
+        self.signal(signal.SIGHUP)
+        said = self.wait_for("reloaded: ")
+        self.wait_for("the supervisor runs wsd")
+        return said
+
+    def get(self, path: str) -> str:
+        """Ask the admin port."""
+        with urllib.request.urlopen(f"{self.admin}{path}", timeout=PATIENCE) as answer:
+            return str(answer.read().decode())
+
+    def readiness(self) -> tuple[int, str]:
+        """The status of /readyz, and its first line."""
+        try:
+            return 200, self.get("/readyz").splitlines()[0]
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, exc.read().decode().splitlines()[0]
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """The values of a metric, by its label's value; "" where there is no label."""
+        rows = re.findall(rf'^{name}(?:\{{\w+="([^"]*)"\}})? (\S+)$', self.get("/metrics"), re.MULTILINE)
+        return {label: float(value) for label, value in rows}
+
+    def clients(self) -> list[int]:
+        """How many clients each worker has, by its number."""
+        counted = self.metrics("wsd_worker_connections")
+        return [int(counted[number]) for number in sorted(counted, key=int)]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The lines of its log."""
+        return [json.loads(line) for line in self.log if line.startswith("{")]
+
+    def about(self, words: str) -> list[dict[str, Any]]:
+        """The lines of its log whose message has these words."""
+        return [entry for entry in self.entries if words in entry["message"]]
+
+    def said(self, words: str) -> dict[str, Any]:
+        """Wait for a line of the log whose message has these words, wherever it stands; return the last one."""
+        until(lambda: self.about(words), f"the log has {words!r}")
+        return self.about(words)[-1]
+
+    def resident(self) -> int:
+        """Bytes of memory of the supervisor."""
+        found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def descriptors(self) -> int:
+        """Descriptors that the supervisor has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def worker(self, number: int) -> int:
+        """The process of a worker, as the log has told last."""
+        (pid,) = [pid for pid in self.workers if self._number(pid) == number]
+        return pid
+
+    def _number(self, pid: int) -> int:
+        ready = [entry for entry in self.entries if entry.get("pid") == pid and "is ready" in entry["message"]]
+        return int(ready[-1]["worker"]) if ready else self.workers.index(pid)
