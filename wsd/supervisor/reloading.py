@@ -35,6 +35,10 @@ NEEDS_RESTART = ("host", "port", "admin_host", "admin_port")
 READY_PATIENCE = START_PATIENCE
 """Seconds for a new worker to be ready, on a machine that is busy; it waits 5 of them for Redis."""
 
+MOVE_LEAST = 10.0
+"""Seconds that a hand-over may take at the least: a service that drains in no time shall not lose its clients by a
+reload. It takes as long only if a client does not read what was sent to it."""
+
 MOVE_PATIENCE = 5.0
 """Seconds beyond its own time after which a hand-over is given up whose workers do not answer."""
 
@@ -207,7 +211,7 @@ class Reloader:
         old.tell("close")
         steps.reached(Step.OLD_CLOSED)
         for _ in range(MOVES):
-            if not await self._move_all(old, heir, seconds):
+            if not await self._move_all(old, heir, max(seconds, MOVE_LEAST)):
                 break
         old.tell("drain", seconds=seconds)
         steps.reached(Step.OLD_DRAINS)
