@@ -38,6 +38,7 @@ LONGEST = (
     "tests/house/test_packaging.py",
     "tests/whole/redis/test_source.py",
     "tests/bench/test_locust.py",
+    "tests/whole/systemd/test_host.py",
     "tests/whole/papers/test_commands.py",
     "tests/bench/test_command.py",
     "tests/bench/test_measure.py",
