@@ -48,10 +48,10 @@ faults: $(VENV)/installed ## break Redis in forty ways, and print what happened:
 faults-soak: $(VENV)/installed ## let every fault strike a hundred times, and look for leaks: about two hours
 	$(BIN)/python -m tests.faults --times 100 $(ARGS)
 
-bench: $(VENV)/installed ## measure wsd and others beside it: three minutes, two cores
+bench: $(VENV)/installed ## measure wsd and others beside it: six minutes, two cores
 	$(BIN)/python -m bench quick $(ARGS)
 
-bench-full: $(VENV)/installed ## measure the whole grid: about fifty minutes
+bench-full: $(VENV)/installed ## measure the whole grid: about an hour
 	$(BIN)/python -m bench full $(ARGS)
 
 bench-smoke: $(VENV)/installed ## look whether the bench works and nothing is lost, with few clients: a minute

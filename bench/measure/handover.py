@@ -38,8 +38,11 @@ LOOK = 0.02
 CALM = 3.0
 """Seconds of the calm, at least: about as long as a reload, as the longest pause of a longer window is longer."""
 
-SETTLE = 0.3
+SETTLE = 0.5
 """Seconds after the last worker was replaced that count as the reload, too: the main process is replaced last."""
+
+DRAIN = 30
+"""Seconds that clients have to go over to another worker: what wsd comes with. In the other rows they have none."""
 
 ENDLESS = 3600.0
 """Seconds that the publisher is told to publish. It is stopped before."""
@@ -63,7 +66,8 @@ class Handover(Work):
     def measure(self, server: type[Server], cores: Cores) -> Result:
         """See :meth:`Work.measure`."""
         load = self.load
-        with Rig(server, cores) as rig:
+        patient = type(server.__name__, (server,), {"drain_seconds": DRAIN})
+        with Rig(patient, cores) as rig:
             result: Result = {"server": server.name, "kind": self.kind, "load": asdict(load)}
             before = rig.server.cpu()
             _reload(rig.server)

@@ -53,11 +53,11 @@ CASES: dict[str, Case] = {case.name: case for row in _ROWS for case in row.cases
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        Suite("quick", "about three minutes on two idle cores", Windows(1.0, messages=60, samples=1500, soak=4.0), 1),
+        Suite("quick", "about six minutes on two idle cores", Windows(1.0, messages=60, samples=1500, soak=4.0), 1),
         # Ten of the minutes are the soak.
         Suite(
             "full",
-            "the grid: about fifty minutes",
+            "the grid: about an hour",
             Windows(3.0, messages=100, samples=3000, soak=600.0),
             2,
             everything=True,

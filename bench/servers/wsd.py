@@ -9,7 +9,7 @@ from collections.abc import Collection
 from urllib.request import urlopen
 
 from bench.processes import free_port
-from bench.servers.process import RedisServer
+from bench.servers.process import RedisServer, ServerError
 from bench.servers.server import KEY, Server
 
 __all__ = ["FourWorkers", "TwoWorkers", "WsdServer"]
@@ -25,10 +25,12 @@ class WsdServer(Server):
     title = "wsd"
     python = True
     workers: int = 1
+    drain_seconds: int = 0  # that its clients have to leave, or to go over to another worker
 
     def __init__(self, redis: RedisServer, cores: Collection[int] = ()) -> None:
         super().__init__(redis, cores)
         self.admin_port = free_port()
+        self._reloads = {"done": 0, "failed": 0}  # before the reload that was begun last, by result
 
     @classmethod
     def absent(cls) -> str:
@@ -44,7 +46,7 @@ class WsdServer(Server):
             "admin-port": self.admin_port,
             "redis-url": f"redis://127.0.0.1:{self.redis.port}",
             "jwt-key-file": key,
-            "drain-seconds": 0,
+            "drain-seconds": self.drain_seconds,
         }
         if self.workers > 1:  # a checkout that is measured against this one may not know the flag
             flags["workers"] = self.workers
@@ -59,6 +61,26 @@ class WsdServer(Server):
                 return b" 200 " in admin.recv(1024)
         except OSError:
             return False
+
+    def reload(self) -> None:
+        """See :meth:`Process.reload`."""
+        self._reloads = {result: self._reloads_so_far(result) for result in self._reloads}
+        super().reload()
+
+    def reloaded(self) -> bool:
+        """See :meth:`Process.reloaded`.
+
+        Raises:
+            ServerError: if the reload has failed.
+        """
+        if not super().reloaded():
+            return False
+        if self._reloads_so_far("failed") > self._reloads["failed"]:
+            raise ServerError(f"the reload has failed: {self.log()[-2000:]}")
+        return self._reloads_so_far("done") > self._reloads["done"]
+
+    def _reloads_so_far(self, result: str) -> int:
+        return self._counted(b"wsd_reloads_total", b'result="%b"' % result.encode()) or 0
 
     def tasks(self) -> int | None:
         """See :meth:`Server.tasks`: those of all workers."""

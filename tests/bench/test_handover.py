@@ -18,8 +18,10 @@ from bench.rows.handover import HANDOVER
 from bench.servers.baselines import NaiveServer
 from bench.servers.process import ServerError
 from bench.servers.server import Server
+from bench.servers.wsd import TwoWorkers, WsdServer
 from tests.bench.made_up import NO_CORES, document, feed, made_up, stamped
 from tests.bench.reloading import CLOSED, PAUSE, Fault
+from tests.lib.waiting import PATIENCE
 
 CLIENTS = 30
 
@@ -74,6 +76,16 @@ def test_every_fault_of_a_reload_is_found_on_every_client(fault: Fault, lost: in
         assert pauses["reload_us"]["p50"] > PAUSE * 1e6 * 0.9
         assert pauses["reload_us"]["longest"] >= pauses["reload_us"]["p99"] >= pauses["reload_us"]["p50"]
     assert result["seconds"] > 0 and result["cpu_alone"] > 0
+
+
+@pytest.mark.parametrize("kind", [WsdServer, TwoWorkers])
+def test_a_reload_of_wsd(kind: type[WsdServer]) -> None:
+    load = Load(connections=CLIENTS, rate=100, seconds=0.3, warm_up=0.2, drain=PATIENCE)
+    result = Handover(load).measure(kind, NO_CORES)
+    checks = result["checks"]
+    assert (checks["lost"], checks["duplicated"], checks["out_of_order"], result["closed"]) == (0, 0, 0, 0)
+    assert checks["messages"] == checks["expected"] > 0
+    assert result["moved"] >= CLIENTS
 
 
 def test_connections_that_a_reload_closes_are_told() -> None:
