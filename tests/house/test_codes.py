@@ -13,7 +13,7 @@ import websockets.http11
 import websockets.protocol
 
 import wsd
-from wsd.codes import MAX_HEADERS, MAX_LINE, Close, ErrorCode, HandshakeReason, Reaction, TokenReason
+from wsd.codes import MAX_HEADERS, MAX_LINE, Close, ErrorCode, HandshakeReason, Reaction, Restart, TokenReason
 
 HOUSE = Path(wsd.__file__).parent
 
@@ -37,7 +37,7 @@ def raised(table: type[Enum]) -> set[str]:
     return mentioned(table.__name__, modules)
 
 
-@pytest.mark.parametrize("table", [ErrorCode, TokenReason, HandshakeReason])
+@pytest.mark.parametrize("table", [ErrorCode, TokenReason, HandshakeReason, Restart])
 def test_every_code_is_raised_and_every_code_that_is_raised_has_a_row(table: type[Enum]) -> None:
     assert raised(table) == {code.name for code in table}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -67,6 +68,8 @@ def run(launcher: Launcher, first: Launched, passed: Sequence[systemd.Listening]
         StartupError: if it can't start on this machine.
     """
 
+    faulthandler.enable()  # systemd's watchdog ends a supervisor that stands still by SIGABRT
+
     async def live() -> int:
         supervisor = _Supervisor(Team(launcher, Metrics(), headcount.make()))
         return await supervisor.live(lambda: supervisor.start(first, passed))
@@ -82,6 +85,8 @@ def resume(launcher: Launcher, memory: int) -> int:
         launcher: starts workers.
         memory: the descriptor of what it has left.
     """
+
+    faulthandler.enable()
 
     async def live() -> int:
         left = state.load(memory)
@@ -109,6 +114,7 @@ class _Supervisor:
         self._stop_now = asyncio.Event()  # set by the second
         self._reload = asyncio.Event()  # set by SIGHUP
         self._moving = asyncio.Lock()  # held by whoever moves clients
+        self._rate = 0.0  # deliveries a second, lately
         self._trouble = ""  # why the last reload has failed, for people
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -371,9 +377,17 @@ class _Supervisor:
             await asyncio.sleep(interval or EXTEND_EVERY)
 
     async def _tell_status(self) -> None:
+        before = self._deliveries()
         while True:
             await asyncio.sleep(EXTEND_EVERY)
+            now = self._deliveries()
+            self._rate, before = max(now - before, 0) / EXTEND_EVERY, now
             systemd.status(self._status())
+
+    def _deliveries(self) -> int:
+        """How many messages were handed to connections, by all workers that there ever were."""
+        reports = [child.report.metrics for child in self._team.children if child.report is not None]
+        return sum(int(metrics.get("deliveries") or 0) for metrics in (*reports, self._team.retired.metrics))
 
     def _status(self) -> str:
         """What ``systemctl status`` shows."""
@@ -381,10 +395,9 @@ class _Supervisor:
         workers = [seat.child for seat in team.seats if seat.child is not None]
         clients = sum(child.clients for child in workers)
         problems = {child.report.unready for child in workers if child.report is not None} - {""}
-        said = [
-            f"{len(team.seats)} worker{'s' * (len(team.seats) > 1)}, {clients} clients",
-            *(sorted(problems) or ["Redis is connected"]),
-        ]
+        counted = "1 worker" if len(team.seats) == 1 else f"{len(team.seats)} workers"
+        said = [f"{counted}, {clients} clients, {self._rate:.0f} deliveries/s"]
+        said += sorted(problems) or ["Redis is connected"]
         if self._trouble:
             said.append(f"the last reload failed: {self._trouble}")
         return "; ".join(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 
 from wsd import __version__, logs, process
 from wsd.admin.service import Service
@@ -38,9 +39,11 @@ def service(team: Team) -> Service:
 def standing(team: Team) -> Standing:
     """How the service stands."""
     now = asyncio.get_running_loop().time()
-    views = [_view(child, now) for child in team.children if child.number >= 0]
+    # Of one that does not serve yet the silence is its place's, so that a row of those that die young is noticed.
+    silences = {seat.number: now - seat.served for seat in team.seats}
+    views = [_view(child, now, silences) for child in team.children if child.number >= 0]
     views += [
-        WorkerView(number=seat.number, state=State.GONE, silence=now - seat.empty_since)
+        WorkerView(number=seat.number, state=State.GONE, silence=silences[seat.number])
         for seat in team.seats
         if seat.child is None
     ]
@@ -61,11 +64,14 @@ def standing(team: Team) -> Standing:
     )
 
 
-def _view(child: Child, now: float) -> WorkerView:
+def _view(child: Child, now: float, silences: Mapping[int, float]) -> WorkerView:
+    silence = now - child.heard
+    if child.stage < Stage.READY:
+        silence = silences.get(child.number, silence)
     return WorkerView(
         number=child.number,
         state=_STATES[child.stage],
         pid=child.pid,
-        silence=now - child.heard,
+        silence=silence,
         report=child.report,
     )

@@ -53,7 +53,7 @@ class Seat:
         self.number = number
         self.child: Child | None = None  # who has the place; None while it is empty
         self.comes: Child | None = None  # who will have it as soon as it is ready, at a reload
-        self.empty_since = 0.0
+        self.served = asyncio.get_running_loop().time()  # when it last had a worker that serves; first, the start
         self.soon = 0  # workers in a row that have ended soon
         self.waits = Backoff(FIRST_WAIT, LONGEST_WAIT)  # until the next one is started
         self.timer: asyncio.TimerHandle | None = None  # starts it
@@ -161,7 +161,9 @@ class Team:
         seat = next((seat for seat in self.seats if seat.child is child), None)
         if seat is None:
             return
-        seat.child, seat.empty_since = None, self._loop.time()
+        seat.child = None
+        if child.ready_at:
+            seat.served = self._loop.time()
         if self.closing or seat.comes is not None:
             return
         assert child.status is not None
