@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import IntEnum
@@ -94,8 +95,13 @@ class Child:
         """Send a message. The descriptors must stay open until the worker is gone or has answered."""
         self._pipe.send({"do": do, **values}, descriptors)
 
-    async def ask(self, do: str, descriptors: Sequence[int] = (), **values: Any) -> Message:
+    async def ask(self, do: str, passed: socket.socket | None = None, **values: Any) -> Message:
         """Send a message; wait for the answer.
+
+        Args:
+            do: what.
+            passed: is passed on with the message, and closed here when that is done.
+            values: of the message.
 
         Raises:
             Gone: if the worker ends before.
@@ -106,7 +112,11 @@ class Child:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         try:
-            self.tell(do, descriptors, id=number, **values)
+            message = {"do": do, "id": number, **values}
+            if passed is None:
+                self._pipe.send(message)
+            else:
+                self._pipe.send(message, [passed.fileno()], passed.close)
             return await answer
         finally:
             del self._answers[number]

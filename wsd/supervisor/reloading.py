@@ -281,8 +281,9 @@ async def move(giver: Child, taker: Child, count: int | None, seconds: float) ->
     """
     one, other = pair()
     with one, other:
-        taking = asyncio.ensure_future(taker.ask("take", [other.fileno()]))
-        giving = asyncio.ensure_future(giver.ask("give", [one.fileno()], count=count, seconds=seconds))
+        # Only they have the ends of the pipe then, so that one sees when the other dies.
+        taking = asyncio.ensure_future(taker.ask("take", other))
+        giving = asyncio.ensure_future(giver.ask("give", one, count=count, seconds=seconds))
         steps.reached(Step.MOVING)
         try:
             async with asyncio.timeout(seconds + MOVE_PATIENCE):
