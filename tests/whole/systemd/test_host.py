@@ -13,6 +13,9 @@ from tests.whole.systemd.conftest import Host, Report, commands
 
 WORKERS = 2
 
+SLOW = 20
+"""Messages a second, where clients must answer a close frame in time: on a busy machine the crowd has little to do."""
+
 
 def noticed_nothing(told: Report) -> bool:
     """Whether every client has got every message once and in order, none was closed, and every newcomer got in."""
@@ -128,7 +131,7 @@ def test_an_upgrade_and_the_way_back(host: Host) -> None:
 
 
 def test_a_restart_refuses_nobody(host: Host) -> None:
-    with host.crowd() as crowd:
+    with host.crowd(rate=SLOW) as crowd:
         main = host.main
         host.type(*commands("Restart"))
         assert host.main != main
@@ -186,7 +189,7 @@ def test_the_watchdog_starts_it_again_when_it_is_frozen(host: Host) -> None:
 
 
 def test_the_end(host: Host) -> None:
-    with host.crowd(members=20) as crowd:
+    with host.crowd(members=20, rate=SLOW) as crowd:
         host.type(*commands("Stop"))
         assert (host.show("ActiveState"), host.show("Result")) == ("inactive", "success")
         assert crowd.report(complete=False).closed["1012"] == 20
