@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,7 @@ from wsd.logs.journal import is_journal, with_priority
 @pytest.fixture
 def journal(log: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """What was written to standard error, in the place of which the journal stands."""
-    status = os.fstat(2)
+    status = os.fstat(sys.stderr.fileno())
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     return lambda: log().splitlines()
 
