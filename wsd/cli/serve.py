@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 
 from wsd.cli.settings import settings
@@ -17,4 +18,4 @@ def run(args: Namespace) -> int:
         SettingsError: if the settings can't be used.
     """
     settings(args)  # a caller of main() hears of a mistake here, and not from another process
-    return supervise(args.given)
+    return supervise(args.given, (sys.executable, "-m", "wsd"))

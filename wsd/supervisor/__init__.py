@@ -25,28 +25,29 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from wsd.supervisor.launch import VARIABLE, Launcher
+from wsd.supervisor.launch import VARIABLE, Launcher, own_program
 from wsd.systemd import listen_sockets
 
 __all__ = ["run"]
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], program: Sequence[str] = ()) -> int:
     """Serve until a signal comes, then drain; return the exit status.
 
     Args:
         arguments: the command line behind ``serve``. Only workers read it.
+        program: the command line up to ``serve``; without it, that of this process.
 
     Raises:
         StartupError: if it can't start on this machine.
     """
     # asyncio can do without TLS, which the supervisor does not speak: 3 to 4 MiB less. Who has imported it keeps it.
     sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
+    launcher = Launcher(tuple(program) or own_program(), tuple(arguments))
     if state := os.environ.pop(VARIABLE, ""):
-        status: int = import_module("wsd.supervisor.main").resume(Launcher.of_this_process(arguments), int(state))
+        status: int = import_module("wsd.supervisor.main").resume(launcher, int(state))
         return status
     passed = listen_sockets()  # before anything is started that could take them for its own
-    launcher = Launcher.of_this_process(arguments)
     # The first worker reads the settings. It is started before the rest is imported, which goes on beside it.
     first = launcher.launch()
     status = import_module("wsd.supervisor.main").run(launcher, first, passed)

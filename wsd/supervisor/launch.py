@@ -10,11 +10,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["VARIABLE", "Launched", "Launcher"]
+__all__ = ["VARIABLE", "Launched", "Launcher", "own_program"]
 
 VARIABLE = "_WSD_STATE"
 """Names the descriptor of what a supervisor leaves to the one that comes in its place; see wsd.supervisor.state."""
@@ -33,6 +33,11 @@ class Launched(NamedTuple):
     sock: socket.socket  # our end of the pipe
 
 
+def own_program() -> tuple[str, ...]:
+    """The command line of this process up to its arguments, with the interpreter's options."""
+    return sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+
+
 @dataclass(frozen=True)
 class Launcher:
     """Knows the command line of workers.
@@ -44,16 +49,6 @@ class Launcher:
 
     program: tuple[str, ...]
     arguments: tuple[str, ...]
-
-    @classmethod
-    def of_this_process(cls, arguments: Sequence[str]) -> Launcher:
-        """Make one whose workers are started as this process was.
-
-        Args:
-            arguments: what stands behind ``serve``.
-        """
-        options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # of the interpreter, and the script
-        return cls((sys.executable, *options), tuple(arguments))
 
     def itself(self, environment: Mapping[str, str]) -> tuple[str, list[str], dict[str, str]]:
         """What execve(2) takes to execute this program anew.
