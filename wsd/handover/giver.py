@@ -28,7 +28,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -119,7 +119,7 @@ class Giver:
         self._loop = asyncio.get_running_loop()
         self._count = count
         self._deadline = self._loop.time() + seconds
-        self._name = f"__wsd:mark:{secrets.token_hex(8)}"
+        self._name = f"mark:{secrets.token_hex(8)}"
         self._marks = Marks(self._topics, self._on_mark)
         self._cohorts: dict[int, _Cohort] = {}  # those that have members
         self._size = FIRST_COHORT
@@ -140,7 +140,7 @@ class Giver:
             reason = str(exc)
         finally:
             await self._end()
-        return Given(self._moved, self._gaps, len(self._candidates()), reason)
+        return Given(self._moved, self._gaps, sum(1 for _ in self._movable()), reason)
 
     async def _greet(self) -> str:
         reached(Step.GIVER_BEGINS)
@@ -165,22 +165,21 @@ class Giver:
     def _on_the_way(self) -> int:
         return sum(len(cohort.members) for cohort in self._cohorts.values())
 
-    def _candidates(self) -> list[MovableConnection]:
+    def _movable(self) -> Iterator[MovableConnection]:
         connections = self._parts.gateway.connections
-        return [each for each in connections if isinstance(each, MovableConnection) and each.movable]
+        return (each for each in connections if isinstance(each, MovableConnection) and each.movable)
 
     def _expects_more(self) -> bool:
         """Whether there are connections that may become movable: their handshake goes on."""
         return any(each.phase in (Phase.HANDSHAKE, Phase.OPEN) for each in self._parts.gateway.connections)
 
     def _choose(self, wanted: int) -> list[MovableConnection]:
-        """Choose a cohort; those that keep up come first."""
-        if wanted <= 0:
-            return []
+        """Choose a cohort; those that keep up come first. Those that have moved aren't looked at again."""
+        wanted = max(wanted, 0)
         taken = {member.connection for cohort in self._cohorts.values() for member in cohort.members.values()}
-        free = [each for each in self._candidates() if each not in taken]
-        swift = list(islice((each for each in free if not each.lagging), wanted))
-        return swift or free[:wanted]
+        swift = (each for each in self._movable() if not each.lagging and each not in taken)
+        others = (each for each in self._movable() if each not in taken)
+        return list(islice(swift, wanted)) or list(islice(others, wanted))
 
     # One cohort.
 

@@ -65,7 +65,7 @@ class Taker:
         self._source = parts.source
         self._loop = asyncio.get_running_loop()
         self._marks = Marks(self._topics, self._on_mark)
-        self._fence = f"__wsd:mark:{secrets.token_hex(8)}"
+        self._fence = f"mark:{secrets.token_hex(8)}"
         self._fences: dict[bytes, asyncio.Event] = {}  # by payload: set when the fence has come
         self._alike = False  # whether both sides name channels alike
         self._cohorts: dict[int, Expected] = {}

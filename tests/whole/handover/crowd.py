@@ -11,11 +11,12 @@ from itertools import pairwise
 from typing import Any
 
 import redis.asyncio
+import redis.exceptions
 
 from tests.lib.clients import Client, Closed
 from tests.lib.waiting import eventually
 
-__all__ = ["Heard", "crowd", "numbering"]
+__all__ = ["Heard", "crowd", "numbering", "numbering_shards"]
 
 
 class Heard:
@@ -81,7 +82,13 @@ async def crowd(port: int, topics: list[list[str]]) -> AsyncIterator[list[Heard]
 
 
 class Numbering:
-    """Publishes 1, 2, 3 and so on, on each topic."""
+    """Publishes 1, 2, 3 and so on, on each channel.
+
+    Args:
+        url: of the server.
+        channels: where to.
+        pause: seconds between two numbers.
+    """
 
     def __init__(self, url: str, channels: list[str], pause: float) -> None:
         self.url = url
@@ -100,6 +107,57 @@ class Numbering:
                         pipeline.publish(channel, json.dumps(self.last))
                     await pipeline.execute()
                 await asyncio.sleep(self.pause)
+
+
+class ShardedNumbering:
+    """Publishes numbers on sharded channels of a cluster, at the node that has the channel's slot at the time.
+
+    Args:
+        ports: of the nodes.
+        channels: where to.
+        pause: seconds between two numbers.
+    """
+
+    def __init__(self, ports: list[int], channels: list[str], pause: float) -> None:
+        self.nodes = {port: redis.asyncio.Redis(port=port) for port in ports}
+        self.owners = dict.fromkeys(channels, ports[0])
+        self.pause = pause
+        self.last = 0
+        self.stopped = False
+
+    async def run(self) -> None:
+        """Publish until it is stopped."""
+        while not self.stopped:
+            self.last += 1
+            for channel in self.owners:
+                await self._publish(channel)
+            await asyncio.sleep(self.pause)
+        for node in self.nodes.values():
+            await node.aclose()
+
+    async def _publish(self, channel: str) -> None:
+        while True:
+            try:
+                node: Any = self.nodes[self.owners[channel]]
+                await node.execute_command("SPUBLISH", channel, json.dumps(self.last))
+            except redis.exceptions.MovedError as exc:
+                self.owners[channel] = int(exc.port)
+            except redis.exceptions.RedisError:
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+
+@asynccontextmanager
+async def numbering_shards(ports: list[int], *channels: str, pause: float = 0.005) -> AsyncIterator[ShardedNumbering]:
+    """Publish numbers on sharded channels while this is entered."""
+    numbers = ShardedNumbering(ports, list(channels), pause)
+    task = asyncio.create_task(numbers.run())
+    try:
+        yield numbers
+    finally:
+        numbers.stopped = True
+        await task
 
 
 @asynccontextmanager

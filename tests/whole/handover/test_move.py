@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from tests.lib.clients import Client
 from tests.lib.servers import RedisServer, serving
+from tests.lib.topologies import ClusterOfThree
 from tests.lib.waiting import eventually
-from tests.whole.handover.crowd import Heard, crowd, numbering
+from tests.whole.handover.crowd import Heard, crowd, numbering, numbering_shards
 from wsd.handover import giver, taker
 from wsd.handover.giver import Giver
 from wsd.handover.parts import Given, Taken
@@ -205,4 +208,172 @@ async def test_a_worker_that_reads_other_records_is_given_nothing(
         assert given.reason == "the new worker reads records of version 99, the old one writes 1"
         assert taken.moved == 0
         assert all(each.closed is None for each in heard)
+        check_clean(one, two)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterOfThree]:
+    cluster = ClusterOfThree()
+    yield cluster
+    cluster.remove()
+
+
+async def test_each_node_of_a_cluster_has_a_mark_of_its_own(cluster: ClusterOfThree) -> None:
+    url = cluster.url(cluster.masters[0].port)
+    topics = [f"t{number}" for number in range(12)]  # on all three nodes
+    ports = [node.port for node in cluster.masters]
+    async with (
+        serving(url) as one,
+        serving(url) as two,
+        crowd(one.port, [topics[number % 6 :: 3] for number in range(40)]) as heard,
+        numbering_shards(ports, *topics) as numbers,
+    ):
+        await eventually(lambda: numbers.last > 20)
+        assert len({one.source.stream(topic.encode()) for topic in topics}) == 3
+        for old, new in ((one, two), (two, one)) * 2:
+            given, taken = await move(old, new)
+            assert given == Given(40, 0, 0, ""), given
+            assert taken.gaps == 0
+        await asyncio.sleep(0.05)
+        numbers.stopped = True
+        await check_all_heard(heard, numbers.last)
+        check_clean(one, two)
+
+
+async def test_slots_move_while_connections_do(cluster: ClusterOfThree) -> None:
+    """A slot that moves is a gap as ever; nothing comes twice, and nothing is missing without a notice."""
+    url = cluster.url(cluster.masters[0].port)
+    topics = [f"s{number}" for number in range(6)]
+    ports = [node.port for node in cluster.masters]
+    async with (
+        serving(url) as one,
+        serving(url) as two,
+        crowd(one.port, [topics[number % 3 :: 2] for number in range(30)]) as heard,
+        numbering_shards(ports, *topics) as numbers,
+    ):
+        await eventually(lambda: numbers.last > 10)
+        for number, (old, new) in enumerate(((one, two), (two, one)) * 3):
+            moving = asyncio.create_task(move(old, new))
+            source = cluster.owner(topics[number])
+            target = cluster.masters[cluster.masters.index(source) - 1]
+            await asyncio.to_thread(cluster.move, topics[number], target)
+            given, _ = await moving
+            assert (given.moved, given.left, given.reason) == (30, 0, "")
+        await eventually(lambda: one.source.healed and two.source.healed)
+        await asyncio.sleep(0.05)
+        numbers.stopped = True
+        await check_all_heard(heard, numbers.last, gaps=True)
+        check_clean(one, two)
+
+
+async def test_classic_channels_on_a_cluster_need_links_to_the_same_node(cluster: ClusterOfThree) -> None:
+    url = cluster.url(cluster.masters[0].port)
+    async with (
+        serving(url, pubsub="classic") as one,
+        serving(url, pubsub="classic") as two,
+        crowd(one.port, [["a", "b"]] * 20) as heard,
+        numbering(cluster.masters[1].url, "a", "b") as numbers,
+    ):
+        await eventually(lambda: numbers.last > 10)
+        given, _ = await move(one, two)
+        assert given == Given(20, 0, 0, ""), given
+        await asyncio.sleep(0.05)
+        numbers.stopped = True
+        await check_all_heard(heard, numbers.last)
+
+
+async def test_replies_that_are_owed_come_from_the_new_worker(server: RedisServer) -> None:
+    async with (
+        serving(server) as one,
+        serving(server) as two,
+        crowd(one.port, [["a"]] * 5) as heard,
+    ):
+        server.freeze()
+        try:
+            for each in heard:
+                each.client.request("subscribe", "new", id=1)
+                each.client.send({"action": "ping", "id": 2})
+            connections = list(one.gateway.connections)
+            await eventually(lambda: all(each.waiting for each in connections))  # type: ignore[attr-defined]
+            moving = asyncio.create_task(move(one, two))
+            await asyncio.sleep(0.2)
+        finally:
+            server.thaw()
+        given, _ = await moving
+        assert (given.moved, given.left) == (5, 0)
+        await eventually(lambda: all(len(each.others) == 2 for each in heard))
+        for each in heard:
+            assert [reply["id"] for reply in each.others] == [1, 2]
+            assert each.others[0]["message"] == "context subscribed"
+        async with numbering(server.url, "a", "new") as numbers:
+            await eventually(lambda: numbers.last > 3)
+        await eventually(lambda: all(each.numbers["new"][-1:] == [numbers.last] for each in heard))
+        check_clean(one, two)
+
+
+async def test_one_that_lags_moves_when_its_socket_has_taken_what_it_holds(server: RedisServer) -> None:
+    large = "x" * 40_000
+    async with serving(server) as one, serving(server) as two, Client(one.port, receive_buffer=4096) as slow:
+        await slow.subscribe("a")
+        sent = 0
+        (connection,) = one.gateway.connections
+        while connection.backlog_bytes < 300_000:
+            server("PUBLISH", "a", f'"{sent}:{large}"')
+            sent += 1
+            await asyncio.sleep(0)
+        moving = asyncio.create_task(move(one, two))
+        await asyncio.sleep(0.1)
+        assert not moving.done()
+        server("PUBLISH", "a", f'"{sent}:{large}"')
+        sent += 1
+        numbers: list[int] = []
+        while len(numbers) < sent:
+            message = await slow.receive()
+            assert message["action"] == "message", message
+            numbers.append(int(message["snapshot"].split(":")[0]))
+        assert numbers == list(range(sent))
+        assert (await moving)[0] == Given(1, 0, 0, "")
+        check_clean(one, two)
+
+
+async def test_one_that_takes_nothing_stays(server: RedisServer) -> None:
+    async with serving(server) as one, serving(server) as two, Client(one.port, receive_buffer=4096) as slow:
+        await slow.subscribe("a")
+        (connection,) = one.gateway.connections
+        while connection.backlog_bytes < 300_000:
+            server("PUBLISH", "a", '"' + "x" * 40_000 + '"')
+            await asyncio.sleep(0)
+        given, _ = await move(one, two, seconds=0.5)
+        assert given == Given(0, 0, 1, ""), given
+        check_clean(one, two)
+
+
+async def test_a_worker_without_room_takes_what_it_has_room_for(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(server) as one, serving(server) as two, crowd(one.port, [["a"]] * 10) as heard:
+        parts = replace(two.parts, room=lambda: 4 - len(two.gateway.connections))
+        left, right = pair()
+        given, _ = await asyncio.gather(Giver(one.parts, left, count=None, seconds=1).run(), Taker(parts, right).run())
+        assert (given.moved, given.left) == (4, 6)
+        assert all(each.closed is None for each in heard)
+        check_clean(one, two)
+
+
+async def test_clients_that_leave_meanwhile_leave_nothing(server: RedisServer) -> None:
+    async with (
+        serving(server) as one,
+        serving(server) as two,
+        crowd(one.port, [["a", "b"]] * 60) as heard,
+        numbering(server.url, "a", "b") as numbers,
+    ):
+        moving = asyncio.create_task(move(one, two))
+        for each in heard[::2]:
+            await each.stop()
+            each.client.writer.close()
+            await asyncio.sleep(0)
+        await moving
+        await eventually(lambda: len(one.gateway.connections) + len(two.gateway.connections) == 30)
+        numbers.stopped = True
+        await check_all_heard(heard[1::2], numbers.last)
         check_clean(one, two)
