@@ -45,12 +45,16 @@ from wsd.pipe import Message, Pipe
 
 __all__ = ["Giver"]
 
-FIRST_COHORT, LARGEST_COHORT, SMALLEST_COHORT = 64, 512, 16
-"""Connections that move together."""
+FIRST_COHORT, LARGEST_COHORT, SMALLEST_COHORT = 64, 512, 64
+"""Connections that move together. A smaller cohort would not move faster: the conversation takes its time, too."""
 
 PAUSE = 0.05
 """Seconds from the cut to the moment when the last of a cohort is served that are aimed at: the next cohort is made as
 large as fits. A client waits no longer than twice as long."""
+
+SHARE = 0.5
+"""Of the time that there is for all, so much is used. On a machine that has too much to do, cohorts become larger than
+PAUSE allows: to wait longer is better than to be sent away."""
 
 CONFIRM_PATIENCE = 1.0
 """Seconds for Redis to confirm the marks, and for a mark to come back. Then the cut is unknown."""
@@ -126,6 +130,7 @@ class Giver:
         self._numbers = 0
         self._moved = self._gaps = 0
         self._closed = False
+        self._refused = False  # whether the taker could not take a connection that was sent
         self._answer: asyncio.Future[Message] | None = None  # of the message that was sent last
         self._pipe = Pipe(sock, self._receive, self._on_closed)
 
@@ -184,6 +189,7 @@ class Giver:
     # One cohort.
 
     async def _move(self, connections: list[MovableConnection]) -> None:
+        begun = self._loop.time()
         cohort = self._begin(connections)
         prepared = await self._ask(self._preparation(cohort))
         if not self._trim(cohort, int(prepared.get("room", 0))):
@@ -200,7 +206,7 @@ class Giver:
         known = [channel for channel in known if cohort.cut[channel].is_set()]
         await self._cut_rest(cohort)
         reached(Step.GIVER_CUT)
-        started = self._loop.time()
+        cut = self._loop.time()
         unconfirmed = [topic for topic in cohort.topics if not self._topics.confirmed(topic)]
         self._pipe.send({"do": "cut", "cohort": cohort.number, "known": list(map(_text, known)), "missed": unconfirmed})
         reached(Step.GIVER_SENDS)
@@ -209,7 +215,19 @@ class Giver:
         served = await self._ask({"do": "sent", "cohort": cohort.number})
         self._gaps += int(served.get("gaps", 0))
         reached(Step.GIVER_DONE)
-        self._adapt(len(connections), self._loop.time() - started)
+        served_at = self._loop.time()
+        logger.debug(
+            "%d connections: prepared and cut in %.1f ms, served after %.1f ms more, %d of %d streams known",
+            len(connections),
+            (cut - begun) * 1000,
+            (served_at - cut) * 1000,
+            len(known),
+            len(cohort.streams),
+        )
+        if self._refused:
+            self._refused = False
+            await asyncio.sleep(NO_ROOM_WAIT)
+        self._adapt(len(connections), served_at - cut, served_at - begun)
         cohort.ended = True
         self._forget_if_over(cohort)
 
@@ -349,9 +367,19 @@ class Giver:
         if cohort.ended and not cohort.members and self._cohorts.pop(cohort.number, None) is not None:
             self._pipe.send({"do": "end", "cohort": cohort.number})
 
-    def _adapt(self, size: int, seconds: float) -> None:
-        fitting = int(size * PAUSE / max(seconds, 0.001))
-        self._size = max(SMALLEST_COHORT, min(fitting, 2 * self._size, LARGEST_COHORT))
+    def _adapt(self, size: int, pause: float, seconds: float) -> None:
+        """Choose the size of the next cohort.
+
+        Args:
+            size: of the last one.
+            pause: seconds for which it was not served.
+            seconds: that it took in all.
+        """
+        fitting = int(size * PAUSE / max(pause, 0.001))
+        fitting = max(SMALLEST_COHORT, min(fitting, 2 * self._size, LARGEST_COHORT))
+        left = len(self._parts.gateway.connections) if self._count is None else self._count - self._moved
+        time_left = max((self._deadline - self._loop.time()) * SHARE, 0.001)
+        self._size = max(fitting, min(int(left * seconds / time_left), LARGEST_COHORT))
 
     # The conversation.
 
@@ -372,8 +400,13 @@ class Giver:
         if said in ("have", "not"):
             cohort = self._cohorts.get(message["cohort"])
             member = cohort.members.get(message["client"]) if cohort is not None else None
-            if cohort is not None and member is not None:
-                (self._let_go if said == "have" else self._take_back)(cohort, member)
+            if cohort is None or member is None:
+                return
+            if said == "have":
+                self._let_go(cohort, member)
+            else:  # it has no descriptor left, for example
+                self._take_back(cohort, member)
+                self._refused = True
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
 

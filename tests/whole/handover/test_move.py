@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -376,4 +378,34 @@ async def test_clients_that_leave_meanwhile_leave_nothing(server: RedisServer) -
         await eventually(lambda: len(one.gateway.connections) + len(two.gateway.connections) == 30)
         numbers.stopped = True
         await check_all_heard(heard[1::2], numbers.last)
+        check_clean(one, two)
+
+
+async def test_descriptors_that_run_out_slow_the_move_and_break_nothing(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel drops descriptors that the receiver has no room for; the message comes without them."""
+    async with (
+        serving(server) as one,
+        serving(server) as two,
+        crowd(one.port, [["a"]] * 30) as heard,
+        numbering(server.url, "a") as numbers,
+    ):
+        left, right = pair()
+        giving, taking = Giver(one.parts, left, count=None, seconds=20), Taker(two.parts, right)
+        take, lost = taking._pipe._on_message, list[int]()
+
+        def lose(message: dict[str, Any], descriptors: list[int]) -> None:
+            if descriptors and len(lost) < 10:
+                lost.append(descriptors[-1])
+                os.close(descriptors.pop())
+            take(message, descriptors)
+
+        monkeypatch.setattr(taking._pipe, "_on_message", lose)
+        given, _ = await asyncio.gather(giving.run(), taking.run())
+        assert len(lost) == 10
+        assert given == Given(30, 0, 0, ""), given
+        assert one.metrics.moves["back"] == 10
+        numbers.stopped = True
+        await check_all_heard(heard, numbers.last)
         check_clean(one, two)
