@@ -27,7 +27,7 @@ from wsd.codes import Close
 from wsd.errors import RecordError
 from wsd.handover.expected import NO_STREAM, Arrival, Expected
 from wsd.handover.marks import Marks
-from wsd.handover.parts import Parts, Taken, behind_barrier
+from wsd.handover.parts import Parts, Taken
 from wsd.handover.standin import TOO_SLOW
 from wsd.handover.steps import Step, reached
 from wsd.pipe import Message, Pipe
@@ -347,14 +347,10 @@ class Taker:
         while cohort.come:
             batch, cohort.come = cohort.come[:BATCH], cohort.come[BATCH:]
             reached(Step.TAKER_ARRIVES)
-            opened = await asyncio.gather(*(self._open(arrival) for arrival in batch))
-            await behind_barrier(self._fanout, partial(self._let_all_in, cohort, list(zip(batch, opened, strict=True))))
-
-    def _let_all_in(self, cohort: Expected, opened: list[tuple[Arrival, ArrivedConnection | None]]) -> None:
-        for arrival, connection in opened:
-            if connection is not None:
-                self._let_in(cohort, arrival, connection)
-            self._remove_standins(cohort, arrival.number)
+            for arrival, connection in zip(batch, await asyncio.gather(*map(self._open, batch)), strict=True):
+                if connection is not None:
+                    self._let_in(cohort, arrival, connection)
+                self._remove_standins(cohort, arrival.number)
 
     async def _open(self, arrival: Arrival) -> ArrivedConnection | None:
         connection = ArrivedConnection(self._parts.shared, arrival.record)
@@ -368,8 +364,10 @@ class Taker:
         return connection
 
     def _let_in(self, cohort: Expected, arrival: Arrival, connection: ArrivedConnection) -> None:
-        """Let a connection take the place of its stand-ins."""
+        """Let a connection take the place of its stand-ins, which get what a pass in progress owes them first."""
         standins = cohort.standins.get(arrival.number, {})
+        for kept in standins.values():
+            self._fanout.settle(kept)
         for topic in connection.listening:
             standin = standins.get(cohort.stream.get(topic, NO_STREAM))
             if standin is None or not self._topics.swap(topic, standin, connection):

@@ -46,8 +46,11 @@ class Heard:
 
     async def stop(self) -> None:
         """Listen no more."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        while (
+            not self._task.done()
+        ):  # before Python 3.12 wait_for() may swallow it when a message comes at the same time
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=0.1)
 
     def check(self, topic: str, *, gaps: bool = False) -> None:
         """Everything came, once and in order; or what is missing was announced."""
