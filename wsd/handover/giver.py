@@ -52,10 +52,6 @@ PAUSE = 0.05
 """Seconds from the cut to the moment when the last of a cohort is served that are aimed at: the next cohort is made as
 large as fits. A client waits no longer than twice as long."""
 
-SHARE = 0.5
-"""Of the time that there is for all, so much is used. On a machine that has too much to do, cohorts become larger than
-PAUSE allows: to wait longer is better than to be sent away."""
-
 CONFIRM_PATIENCE = 1.0
 """Seconds for Redis to confirm the marks, and for a mark to come back. Then the cut is unknown."""
 
@@ -113,7 +109,7 @@ class Giver:
         parts: of this worker.
         sock: the end of a pipe; the taker has the other one.
         count: how many connections to give; None for all, and those that finish their handshake meanwhile.
-        seconds: that it may take.
+        seconds: that it goes on without a connection that moves: some do not take what was sent to them.
     """
 
     def __init__(self, parts: Parts, sock: socket.socket, *, count: int | None, seconds: float) -> None:
@@ -122,7 +118,8 @@ class Giver:
         self._topics = parts.shared.topics
         self._loop = asyncio.get_running_loop()
         self._count = count
-        self._deadline = self._loop.time() + seconds
+        self._patience = seconds
+        self._deadline = self._loop.time() + seconds  # put off whenever a connection has moved
         self._name = f"mark:{secrets.token_hex(8)}"
         self._marks = Marks(self._topics, self._on_mark)
         self._cohorts: dict[int, _Cohort] = {}  # those that have members
@@ -227,7 +224,7 @@ class Giver:
         if self._refused:
             self._refused = False
             await asyncio.sleep(NO_ROOM_WAIT)
-        self._adapt(len(connections), served_at - cut, served_at - begun)
+        self._adapt(len(connections), served_at - cut)
         cohort.ended = True
         self._forget_if_over(cohort)
 
@@ -325,6 +322,7 @@ class Giver:
         reached(Step.GIVER_LETS_GO)
         del cohort.members[member.number]
         self._moved += 1
+        self._deadline = self._loop.time() + self._patience
         member.connection.let_go()
         for topic in member.cut:
             self._topics.leave(topic, member.standin)
@@ -367,19 +365,10 @@ class Giver:
         if cohort.ended and not cohort.members and self._cohorts.pop(cohort.number, None) is not None:
             self._pipe.send({"do": "end", "cohort": cohort.number})
 
-    def _adapt(self, size: int, pause: float, seconds: float) -> None:
-        """Choose the size of the next cohort.
-
-        Args:
-            size: of the last one.
-            pause: seconds for which it was not served.
-            seconds: that it took in all.
-        """
+    def _adapt(self, size: int, pause: float) -> None:
+        """Choose the size of the next cohort by how long the last one was not served, in seconds."""
         fitting = int(size * PAUSE / max(pause, 0.001))
-        fitting = max(SMALLEST_COHORT, min(fitting, 2 * self._size, LARGEST_COHORT))
-        left = len(self._parts.gateway.connections) if self._count is None else self._count - self._moved
-        time_left = max((self._deadline - self._loop.time()) * SHARE, 0.001)
-        self._size = max(fitting, min(int(left * seconds / time_left), LARGEST_COHORT))
+        self._size = max(SMALLEST_COHORT, min(fitting, 2 * self._size, LARGEST_COHORT))
 
     # The conversation.
 

@@ -36,11 +36,11 @@ READY_PATIENCE = START_PATIENCE
 """Seconds for a new worker to be ready, on a machine that is busy; it waits 5 of them for Redis."""
 
 MOVE_LEAST = 10.0
-"""Seconds that a hand-over may take at the least: a service that drains in no time shall not lose its clients by a
-reload. It takes as long only if a client does not read what was sent to it."""
+"""Seconds at the least that a hand-over goes on without a connection that moves: a service that drains in no time shall
+not lose its clients by a reload. It takes as long only if a client does not read what was sent to it."""
 
 MOVE_PATIENCE = 5.0
-"""Seconds beyond its own time after which a hand-over is given up whose workers do not answer."""
+"""Seconds that the taker may say nothing when the giver has said that it is over."""
 
 MOVES = 3
 """Attempts to hand the clients of a worker over. Each but the last has ended by the death of who took them."""
@@ -274,7 +274,8 @@ async def move(giver: Child, taker: Child, count: int | None, seconds: float) ->
         giver: who has them.
         taker: who gets them.
         count: how many; None for all.
-        seconds: that it may take.
+        seconds: that it goes on without a connection that moves. There is no other bound: a giver that does not
+            answer stands still, and is ended as any worker that does.
 
     Returns:
         What the giver says of it: ``moved``, ``gaps``, ``left``, ``reason``. Only a reason if it has died.
@@ -286,13 +287,10 @@ async def move(giver: Child, taker: Child, count: int | None, seconds: float) ->
         giving = asyncio.ensure_future(giver.ask("give", one, count=count, seconds=seconds))
         steps.reached(Step.MOVING)
         try:
-            async with asyncio.timeout(seconds + MOVE_PATIENCE):
-                given = await giving
+            given = await giving
             with suppress(Gone, TimeoutError):
                 async with asyncio.timeout(MOVE_PATIENCE):
                     await taking
-        except TimeoutError:
-            return {"reason": "the workers did not answer"}
         except Gone as exc:
             return {"reason": f"the old process {exc}"}
         finally:

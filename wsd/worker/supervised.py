@@ -59,9 +59,6 @@ that topics are unavailable."""
 LOOK = 0.02
 """Seconds between two looks whether Redis has answered."""
 
-NEEDS_RESTART = ("host", "port", "admin_host", "admin_port")
-"""Settings of the listening sockets, which the supervisor keeps as long as it lives."""
-
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 logger = logging.getLogger(__name__)
@@ -177,7 +174,11 @@ class _Supervised:
     def _do(self, message: Message, passed: list[int]) -> None:
         match message["do"], self._worker:
             case "read", None:
-                self._read_settings(message["before"])
+                try:
+                    self._read_settings(message["before"])
+                except Exception as exc:  # the new code may be broken
+                    self._error = exc
+                    self._go_on(_Stage.ENDING)
             case "start", None:
                 try:
                     self._start(message, passed)
