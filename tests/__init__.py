@@ -9,6 +9,8 @@ lane          what its tests need                                      run it al
               of its own, browsers
 ``faults``    Redis in every deployment, which breaks in every way     ``make test ARGS=tests/faults``
               that we know
+``handover``  a crowd of clients of every kind, and a daemon that is   ``make test ARGS=tests/handover``
+              reloaded, or killed at every step of a reload
 ``bench``     the measurements, played small                           ``make test ARGS=tests/bench``
 ``house``     the project itself: its layers, lanes, package, papers   ``make test ARGS=tests/house``
 ``lib``       holds no tests: what tests are made with

@@ -1,0 +1,1 @@
+"""Reloads under load, and what clients see of them: nothing."""

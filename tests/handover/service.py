@@ -1,0 +1,110 @@
+"""The daemon from outside: its processes, what they hold, and its reloads."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGHUP
+from typing import NamedTuple
+
+from tests.lib.programs import WSD, Daemon
+from tests.lib.waiting import PATIENCE, until
+
+__all__ = ["Holdings", "Service", "children", "is_alive"]
+
+
+class Holdings(NamedTuple):
+    """What processes hold, all together."""
+
+    processes: int
+    descriptors: int
+    threads: int
+    memory: int  # bytes that are resident
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that are there, zombies excepted."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if int(parent) == pid and state != "Z":
+                    found.append(int(entry.name))
+    return sorted(found)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+class Service(Daemon):
+    """``wsd serve`` with several workers."""
+
+    program = WSD
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of its workers; its own if it has none."""
+        return children(self.pid) or [self.pid]
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
+        try:
+            with urllib.request.urlopen(f"{self.admin}/readyz", timeout=PATIENCE) as response:
+                return bool(response.status == 200)
+        except urllib.error.HTTPError as exc:
+            exc.close()
+            return False
+
+    def metrics(self) -> dict[str, float]:
+        """What /metrics says: values by name and labels."""
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=PATIENCE) as response:
+            lines = response.read().decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric, over what has these labels."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(
+            value
+            for key, value in self.metrics().items()
+            if re.split(r"[{ ]", key)[0] == name and all(each in key for each in wanted)
+        )
+
+    def reloads(self, result: str = "done") -> int:
+        """How many reloads have ended like this."""
+        return int(self.metric("wsd_reloads_total", result=result))
+
+    def reload(self, result: str = "done", patience: float = PATIENCE) -> float:
+        """Reload, and wait until that has ended in a certain way; return how long it took, in seconds."""
+        before = self.reloads(result)
+        start = time.monotonic()
+        self.signal(SIGHUP)
+        until(lambda: self.reloads(result) > before, f"a reload that is {result}", patience)
+        return time.monotonic() - start
+
+    def holdings(self) -> Holdings:
+        """What its processes hold now."""
+        pids = [self.pid, *children(self.pid)]
+        descriptors = threads = memory = 0
+        for pid in pids:
+            status = Path(f"/proc/{pid}/status").read_text()
+            numbers = {name: int(n) for name, n in re.findall(r"^(Threads|VmRSS):\s+(\d+)", status, re.MULTILINE)}
+            descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+            threads += numbers["Threads"]
+            memory += numbers["VmRSS"] * 1024
+        return Holdings(len(pids), descriptors, threads, memory)
+
+    def complaints(self) -> list[str]:
+        """Lines of the log that speak of a bug."""
+        return [line.strip() for line in self.log if re.search(r"Traceback|\bERROR\b|\bCRITICAL\b", line)]
