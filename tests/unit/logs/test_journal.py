@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,9 +16,8 @@ from wsd.logs.journal import is_journal, with_priority
 
 @pytest.fixture
 def journal(log: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """What was written to standard error, in the place of which the journal stands."""
-    status = os.fstat(sys.stderr.fileno())
-    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    """What was written to standard error, which passes for the journal."""
+    monkeypatch.setattr(process, "is_journal", lambda descriptor: True)
     return lambda: log().splitlines()
 
 
@@ -82,6 +80,15 @@ def test_a_variable_that_names_another_file_means_nothing(
     setup("info", "text")
     logging.getLogger("wsd.x").info("a line")
     assert re.match(r"\d{4}-\d\d-\d\d ", log())
+
+
+def test_the_variable_names_the_file_of_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    status = os.fstat(writing)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    assert is_journal(writing)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_descriptor_that_is_closed_is_no_journal(monkeypatch: pytest.MonkeyPatch) -> None:
