@@ -55,7 +55,7 @@ from wsd.protocol.frames import PING, text_frame
 from wsd.protocol.messages import SESSION_AUTHENTICATED
 from wsd.slices import Slices
 
-__all__ = ["MAX_UNAUTHORIZED", "Connection", "Door", "Shared"]
+__all__ = ["MAX_UNAUTHORIZED", "TOO_SLOW", "Connection", "Door", "Shared"]
 
 READ_SLICE = 4096
 """Bytes handled before the loop gets a turn. That many bytes can hold 680 empty pings, about 4 ms of work."""
@@ -71,6 +71,9 @@ MAX_PAUSE = 5.0
 
 MAX_REASON = 123
 """Bytes of the reason in a close frame: a control frame's 125 less the code (RFC 6455, section 5.5)."""
+
+TOO_SLOW = "slow consumer: reconnect and fetch the state anew"
+"""The reason of the close frame of a client for which too much waits."""
 
 _BUFFER = bytearray(READ_SLICE)
 """Where sockets are read into, all of them: bytes are taken out before the next one is read."""
@@ -525,4 +528,4 @@ class Connection(Writer):
         self._shared.refusals.slow(bound, waiting, age, self.peer, self._subject)
         if self.phase is Phase.OPEN or self.phase is Phase.DOOMED:  # else it has ended since it was doomed
             self._drop_backlog()
-            self._close(Close.SLOW_CONSUMER, "slow consumer: reconnect and fetch the state anew")
+            self._close(Close.SLOW_CONSUMER, TOO_SLOW)

@@ -42,7 +42,7 @@ from wsd.clients.phases import Phase
 from wsd.deadlines import NOWHERE, Sweep
 from wsd.delivery.fanout import Bounds
 
-__all__ = ["Writer"]
+__all__ = ["LARGE_MESSAGES", "Writer"]
 
 LARGE_MESSAGES = 8
 """How many messages may wait that are longer than ``max_backlog``. They are kept by reference, once for all clients."""

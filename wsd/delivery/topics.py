@@ -126,11 +126,7 @@ class TopicTable:
         The answer comes by :meth:`Listener.topic_confirmed` or :meth:`Listener.topic_refused`: before this method
         returns if the answer is known, because others listen to the topic; else when Redis has answered.
         """
-        topic = self._topics.get(name)
-        if topic is None:
-            topic = self._topics[name] = Topic(name, self.channel(name))
-            self.channels[topic.channel] = topic
-            self._subscribe(topic.channel)
+        topic = self._wanted(name)
         topic.waiters[listener] = None
         if topic.confirmed:
             listener.topic_confirmed(name)
@@ -143,12 +139,16 @@ class TopicTable:
 
     def join(self, name: str, listener: Listener) -> None:
         """Deliver a topic from now on to somebody who has not waited for it: it listened in another process."""
+        self._wanted(name).add(listener)
+
+    def _wanted(self, name: str) -> Topic:
+        """A topic that somebody becomes interested in, who may be the first."""
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, self.channel(name))
             self.channels[topic.channel] = topic
             self._subscribe(topic.channel)
-        topic.add(listener)
+        return topic
 
     def leave(self, name: str, listener: Listener) -> None:
         """Take a listener off a topic, whether it waits or listens; fine if it does neither."""

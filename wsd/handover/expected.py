@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from wsd.clients.record import Record
 from wsd.delivery.fanout import Bounds
+from wsd.handover.marks import channel_of
 from wsd.handover.standin import StandIn
 from wsd.pipe import Message
 
@@ -64,7 +65,7 @@ class Expected:
         self.streams: dict[bytes, list[str]] = {}  # by the channel of its mark: the topics that come by it
         self.stream: dict[str, bytes] = dict.fromkeys(self.topics, NO_STREAM)  # of each topic
         for name, places in message["streams"].items():
-            channel = name.encode("latin-1")
+            channel = channel_of(name)
             self.streams[channel] = [self.topics[place] for place in places]
             self.stream |= dict.fromkeys(self.streams[channel], channel)
         self.cut: dict[bytes, asyncio.Event] = {channel: asyncio.Event() for channel in self.streams}

@@ -28,18 +28,20 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 
+from wsd.clients.connection import TOO_SLOW
 from wsd.clients.moving import MovableConnection
 from wsd.clients.phases import Phase
 from wsd.clients.record import VERSION, encode
 from wsd.codes import Close
-from wsd.handover.marks import Marks
-from wsd.handover.parts import Given, Parts, behind_barrier
-from wsd.handover.standin import TOO_SLOW, StandIn
+from wsd.delivery.fanout import Fanout
+from wsd.handover import marks
+from wsd.handover.marks import CONFIRM_PATIENCE, Marks
+from wsd.handover.parts import Given, Parts
+from wsd.handover.standin import StandIn
 from wsd.handover.steps import Step, reached
 from wsd.pipe import Message, Pipe
 
@@ -51,9 +53,6 @@ FIRST_COHORT, LARGEST_COHORT, SMALLEST_COHORT = 64, 512, 64
 PAUSE = 0.05
 """Seconds from the cut to the moment when the last of a cohort is served that are aimed at: the next cohort is made as
 large as fits. A client waits no longer than twice as long."""
-
-CONFIRM_PATIENCE = 1.0
-"""Seconds for Redis to confirm the marks, and for a mark to come back. Then the cut is unknown."""
 
 ANSWER_PATIENCE = 10.0
 """Seconds for the taker to answer. It waits for Redis itself, at most about three."""
@@ -190,22 +189,26 @@ class Giver:
         cohort = self._begin(connections)
         prepared = await self._ask(self._preparation(cohort))
         if not self._trim(cohort, int(prepared.get("room", 0))):
-            self._drop_cohort(cohort)
+            self._end_cohort(cohort)
             await asyncio.sleep(NO_ROOM_WAIT)
             return
         await self._marks.wait(cohort.streams, CONFIRM_PATIENCE)
         ready = [
-            channel for channel in _channels(prepared, "ready") if self._marks.live(channel) and channel in cohort.cut
+            channel
+            for channel in marks.channels(prepared, "ready")
+            if self._marks.live(channel) and channel in cohort.cut
         ]
-        marked = await self._ask({"do": "mark", "cohort": cohort.number, "ready": list(map(_text, ready))})
-        known = [channel for channel in _channels(marked, "known") if channel in cohort.cut]
-        await self._wait_for_cuts(cohort, known)
+        marked = await self._ask({"do": "mark", "cohort": cohort.number, "ready": list(map(marks.text, ready))})
+        known = [channel for channel in marks.channels(marked, "known") if channel in cohort.cut]
+        await marks.wait_for((cohort.cut[channel] for channel in known), CONFIRM_PATIENCE)
         known = [channel for channel in known if cohort.cut[channel].is_set()]
         await self._cut_rest(cohort)
         reached(Step.GIVER_CUT)
         cut = self._loop.time()
         unconfirmed = [topic for topic in cohort.topics if not self._topics.confirmed(topic)]
-        self._pipe.send({"do": "cut", "cohort": cohort.number, "known": list(map(_text, known)), "missed": unconfirmed})
+        self._pipe.send(
+            {"do": "cut", "cohort": cohort.number, "known": list(map(marks.text, known)), "missed": unconfirmed}
+        )
         reached(Step.GIVER_SENDS)
         for member in list(cohort.members.values()):
             member.connection.when_sent(partial(self._send, cohort, member))
@@ -225,8 +228,7 @@ class Giver:
             self._refused = False
             await asyncio.sleep(NO_ROOM_WAIT)
         self._adapt(len(connections), served_at - cut)
-        cohort.ended = True
-        self._forget_if_over(cohort)
+        self._end_cohort(cohort)
 
     def _begin(self, connections: list[MovableConnection]) -> _Cohort:
         members = []
@@ -261,7 +263,9 @@ class Giver:
             "do": "prepare",
             "cohort": cohort.number,
             "topics": cohort.topics,
-            "streams": {_text(mark): [places[topic] for topic in topics] for mark, topics in cohort.streams.items()},
+            "streams": {
+                marks.text(mark): [places[topic] for topic in topics] for mark, topics in cohort.streams.items()
+            },
             "clients": clients,
         }
 
@@ -290,15 +294,9 @@ class Giver:
                 if (topics is None or topic in topics) and self._topics.swap(topic, member.connection, member.standin):
                     member.cut.append(topic)
 
-    async def _wait_for_cuts(self, cohort: _Cohort, known: list[bytes]) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CONFIRM_PATIENCE):
-                for channel in known:
-                    await cohort.cut[channel].wait()
-
     async def _cut_rest(self, cohort: _Cohort) -> None:
         """Cut where no mark has come: anywhere will do, because there will be a gap."""
-        await behind_barrier(self._fanout, partial(self._replace, cohort))
+        await _behind_barrier(self._fanout, partial(self._replace, cohort))
 
     # Away with them.
 
@@ -357,7 +355,7 @@ class Giver:
 
         self._fanout.barrier(go_on)
 
-    def _drop_cohort(self, cohort: _Cohort) -> None:
+    def _end_cohort(self, cohort: _Cohort) -> None:
         cohort.ended = True
         self._forget_if_over(cohort)
 
@@ -415,13 +413,18 @@ class Giver:
                 self._take_back(cohort, member)
         self._cohorts.clear()
         self._marks.close()
-        await behind_barrier(self._fanout, lambda: None)  # behind which they go on
+        await _behind_barrier(self._fanout, lambda: None)  # behind which they go on
 
 
-def _text(channel: bytes) -> str:
-    """A channel in JSON: any bytes, one to a letter."""
-    return channel.decode("latin-1")
+async def _behind_barrier(fanout: Fanout, act: Callable[[], None]) -> None:
+    """Act when all that has come until now is written, and wait until that is done."""
+    done = asyncio.Event()
 
+    def act_and_tell() -> None:
+        try:
+            act()
+        finally:
+            done.set()
 
-def _channels(message: Message, name: str) -> list[bytes]:
-    return [str(text).encode("latin-1") for text in message.get(name, ())]
+    fanout.barrier(act_and_tell)
+    await done.wait()

@@ -16,8 +16,12 @@ from functools import partial
 
 from wsd.delivery.marks import Mark
 from wsd.delivery.topics import TopicTable
+from wsd.pipe import Message
 
-__all__ = ["Marks"]
+__all__ = ["CONFIRM_PATIENCE", "Marks", "channel_of", "channels", "text", "wait_for"]
+
+CONFIRM_PATIENCE = 1.0
+"""Seconds for Redis to confirm topics and marks, and for a mark to come back. Then the cut is unknown."""
 
 
 class Marks:
@@ -54,10 +58,7 @@ class Marks:
 
     async def wait(self, channels: Iterable[bytes], seconds: float) -> None:
         """Wait until Redis delivers these channels, or the time is over."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                for channel in channels:
-                    await self._live[channel].wait()
+        await wait_for((self._live[channel] for channel in channels), seconds)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -65,6 +66,29 @@ class Marks:
             self._topics.remove(mark)
         self._marks.clear()
         self._live.clear()
+
+
+async def wait_for(events: Iterable[asyncio.Event], seconds: float) -> None:
+    """Wait until all have happened, or the time is over."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for event in events:
+                await event.wait()
+
+
+def text(channel: bytes) -> str:
+    """A channel in JSON: any bytes, one to a letter."""
+    return channel.decode("latin-1")
+
+
+def channel_of(written: str) -> bytes:
+    """The channel of which :func:`text` has made this."""
+    return written.encode("latin-1")
+
+
+def channels(message: Message, name: str) -> list[bytes]:
+    """The channels that a message has under a name."""
+    return [channel_of(str(written)) for written in message.get(name, ())]
 
 
 def _ignore(reason: str) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsd.clients.connection import Shared
 from wsd.clients.gateway import Gateway
-from wsd.delivery.fanout import Fanout
 from wsd.source import Source
 
-__all__ = ["Given", "Parts", "Taken", "behind_barrier"]
+__all__ = ["Given", "Parts", "Taken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +40,3 @@ class Taken:
     moved: int
     gaps: int
     reason: str
-
-
-async def behind_barrier(fanout: Fanout, act: Callable[[], None]) -> None:
-    """Act when all that has come until now is written, and wait until that is done."""
-    done = asyncio.Event()
-
-    def act_and_tell() -> None:
-        try:
-            act()
-        finally:
-            done.set()
-
-    fanout.barrier(act_and_tell)
-    await done.wait()

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from wsd.clients.writer import LARGE_MESSAGES
 from wsd.delivery.fanout import Bounds
 
-__all__ = ["TOO_SLOW", "StandIn"]
-
-LARGE_MESSAGES = 8
-"""How many messages may be kept that are longer than ``max_backlog``: as many as for a connection that is lagging."""
-
-TOO_SLOW = "slow consumer: reconnect and fetch the state anew"
-"""The reason of the close frame of a connection whose stand-in was overrun."""
+__all__ = ["StandIn"]
 
 
 class StandIn:

@@ -22,20 +22,18 @@ from contextlib import suppress
 from functools import partial
 
 from wsd.clients.arrival import ArrivedConnection
+from wsd.clients.connection import TOO_SLOW
 from wsd.clients.record import VERSION, decode
 from wsd.codes import Close
 from wsd.errors import RecordError
+from wsd.handover import marks
 from wsd.handover.expected import NO_STREAM, Arrival, Expected
-from wsd.handover.marks import Marks
+from wsd.handover.marks import CONFIRM_PATIENCE, Marks
 from wsd.handover.parts import Parts, Taken
-from wsd.handover.standin import TOO_SLOW
 from wsd.handover.steps import Step, reached
 from wsd.pipe import Message, Pipe
 
 __all__ = ["Taker"]
-
-CONFIRM_PATIENCE = 1.0
-"""Seconds for Redis to confirm topics and marks, and for a mark to come back. Then the cut is unknown."""
 
 IMPATIENCE = 0.1
 """Seconds that the next cohort waits, because a hand-over of many cohorts must come to an end."""
@@ -182,38 +180,38 @@ class Taker:
     async def _prepare(self, cohort: Expected) -> bool:
         """Go with the giver until stand-ins listen everywhere; return False if the giver does not get there."""
         reached(Step.TAKER_PREPARES)
-        marks = cohort.streams if self._alike else ()
-        for channel in marks:
+        wanted = cohort.streams if self._alike else ()
+        for channel in wanted:
             self._marks.want(channel)
         for topic in cohort.topics:
             self._topics.wait(topic, cohort.anchor)
-        await self._wait_for_redis(cohort, marks)
+        await self._wait_for_redis(cohort, wanted)
         reached(Step.TAKER_PREPARED)
-        ready = [_text(channel) for channel in marks if self._marks.live(channel)]
+        ready = [marks.text(channel) for channel in wanted if self._marks.live(channel)]
         self._say("prepared", cohort, room=self._parts.room(), ready=ready)
         if (message := await self._next(cohort, "mark")) is None:
             return False
         reached(Step.TAKER_MARKS)
-        marked = await self._publish_marks(cohort, _channels(message, "ready"))
-        self._say("marked", cohort, known=list(map(_text, marked)))
+        marked = await self._publish_marks(cohort, marks.channels(message, "ready"))
+        self._say("marked", cohort, known=list(map(marks.text, marked)))
         if (message := await self._next(cohort, "cut")) is None:
             return False
-        known = set(_channels(message, "known")) & set(cohort.streams)
-        await self._wait_for_cuts(cohort, known)
+        known = set(marks.channels(message, "known")) & set(cohort.streams)
+        await marks.wait_for((cohort.cut[channel] for channel in known), CONFIRM_PATIENCE)
         await self._listen_to_the_rest(
             cohort, {channel for channel in known if cohort.cut[channel].is_set()}, set(message["missed"])
         )
         reached(Step.TAKER_CUT)
         return True
 
-    async def _wait_for_redis(self, cohort: Expected, marks: Iterable[bytes]) -> None:
+    async def _wait_for_redis(self, cohort: Expected, wanted: Iterable[bytes]) -> None:
         """Wait until Redis has answered about topics and marks; less patiently after it did not."""
         if not self._source.up:
             return
         try:
             async with asyncio.timeout(self._patience):
                 await cohort.anchor.answered.wait()
-                await self._marks.wait(marks, self._patience)
+                await self._marks.wait(wanted, self._patience)
         except TimeoutError:
             self._patience = IMPATIENCE
         else:
@@ -265,12 +263,6 @@ class Taker:
             if self._source.stream(self._topics.channel(topic)) == stream:
                 self._listen(cohort, topic)
         cohort.cut[channel].set()
-
-    async def _wait_for_cuts(self, cohort: Expected, channels: Iterable[bytes]) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CONFIRM_PATIENCE):
-                for channel in channels:
-                    await cohort.cut[channel].wait()
 
     def _listen(self, cohort: Expected, topic: str) -> None:
         cohort.heard.add(topic)
@@ -397,12 +389,3 @@ class Taker:
             self._topics.leave(topic, cohort.anchor)
         for arrival in cohort.come:
             arrival.sock.close()
-
-
-def _text(channel: bytes) -> str:
-    """A channel in JSON: any bytes, one to a letter."""
-    return channel.decode("latin-1")
-
-
-def _channels(message: Message, name: str) -> list[bytes]:
-    return [str(text).encode("latin-1") for text in message.get(name, ())]

@@ -30,7 +30,6 @@ async def put_down(child: Child, silence: float) -> None:
         child: the worker.
         silence: seconds since it was last heard of.
     """
-    child.stuck = True
     child.ask_for_stacks()
     stacks = await _stacks(child)
     logger.error(

@@ -173,16 +173,13 @@ class _Supervised:
 
     def _do(self, message: Message, passed: list[int]) -> None:
         match message["do"], self._worker:
-            case "read", None:
+            case ("read" | "start") as do, None:
                 try:
-                    self._read_settings(message["before"])
-                except Exception as exc:  # the new code may be broken
-                    self._error = exc
-                    self._go_on(_Stage.ENDING)
-            case "start", None:
-                try:
-                    self._start(message, passed)
-                except Exception as exc:
+                    if do == "read":
+                        self._read_settings(message["before"])
+                    else:
+                        self._start(message, passed)
+                except Exception as exc:  # the machine says no, or the new code is broken
                     self._error = exc
                     self._go_on(_Stage.ENDING)
             case "report", Worker() as worker:
@@ -208,15 +205,17 @@ class _Supervised:
 
         Args:
             before: those that are in force; None at the first start, where mistakes are said as any command says them.
+
+        Raises:
+            SettingsError: at the first start, if they can't be used.
         """
         try:
             settings = self._read()
             given = pack(settings)
         except SettingsError as exc:
             if before is None:
-                self._error = exc
-            else:
-                self._pipe.send({"say": "mistakes", "mistakes": exc.mistakes})
+                raise
+            self._pipe.send({"say": "mistakes", "mistakes": exc.mistakes})
             self._go_on(_Stage.ENDING)
             return
         self._pipe.send(
