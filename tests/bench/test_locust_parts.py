@@ -269,16 +269,22 @@ def test_no_line_is_drawn_over_seconds_that_were_not_measured() -> None:
     assert [chart.title for chart in others if chart.y.title in ("ms", "% of a core")] == []
 
 
+def page_of(run: Rehearsal) -> str:
+    """What Locust's page shows of a run."""
+    web_ui = WebUI(run.environment, "", 0, delayed_start=True)
+    add_page(run.environment, web_ui, run.conductor)
+    assert web_ui.app is not None
+    text: str = web_ui.app.test_client().get("/wsd").get_data(as_text=True)
+    return text
+
+
 def test_the_page_says_what_a_reader_must_know(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["locust"])  # Locust's page reads it
     run = Rehearsal("--wsd-redis-url", redis_url)
     run.environment.stats.total.num_failures = 7
     run.conductor.run.untimed.add("a node")
     run.conductor.run.timeline.merge(int(time.time()) - 9, Second(reported=True, deliveries=1234))
-    web_ui = WebUI(run.environment, "", 0, delayed_start=True)
-    add_page(run.environment, web_ui, run.conductor)
-    assert web_ui.app is not None
-    page = web_ui.app.test_client().get("/wsd").get_data(as_text=True)
+    page = page_of(run)
     assert '<div class="bad"><b>7</b>faults</div>' in page
     assert "<b>1,234</b>delivered" in page
     assert "<b>\N{EN DASH}</b>latency p99" in page
@@ -361,10 +367,7 @@ def test_the_page_shows_the_workers(redis_url: str, monkeypatch: pytest.MonkeyPa
     run.conductor.run.workers = [WorkerNow("a:1", "0", 1234, 0.25), WorkerNow("a:1", "1", 5, None)]
     run.conductor.run.restarts = 3
     run.conductor.run.timeline.at(int(time.time()) - 9).workers = {"0": 1234, "1": 5}
-    web_ui = WebUI(run.environment, "", 0, delayed_start=True)
-    add_page(run.environment, web_ui, run.conductor)
-    assert web_ui.app is not None
-    page = web_ui.app.test_client().get("/wsd").get_data(as_text=True)
+    page = page_of(run)
     assert '<td>a:1</td><td>0</td><td class="number">1,234</td><td class="number">25%</td>' in page
     assert '<td>1</td><td class="number">5</td><td class="number">\N{EN DASH}</td>' in page
     assert "<b>3</b>workers restarted" in page and "moved to another process" not in page

@@ -152,24 +152,26 @@ class ShardedNumbering:
 
 
 @asynccontextmanager
-async def numbering_shards(ports: list[int], *channels: str, pause: float = 0.005) -> AsyncIterator[ShardedNumbering]:
-    """Publish numbers on sharded channels while this is entered."""
-    numbers = ShardedNumbering(ports, list(channels), pause)
+async def _running(numbers: Numbering | ShardedNumbering) -> AsyncIterator[None]:
     task = asyncio.create_task(numbers.run())
     try:
-        yield numbers
+        yield
     finally:
         numbers.stopped = True
         await task
 
 
 @asynccontextmanager
+async def numbering_shards(ports: list[int], *channels: str, pause: float = 0.005) -> AsyncIterator[ShardedNumbering]:
+    """Publish numbers on sharded channels while this is entered."""
+    numbers = ShardedNumbering(ports, list(channels), pause)
+    async with _running(numbers):
+        yield numbers
+
+
+@asynccontextmanager
 async def numbering(url: str, *channels: str, pause: float = 0.005) -> AsyncIterator[Numbering]:
     """Publish numbers while this is entered."""
     numbers = Numbering(url, list(channels), pause)
-    task = asyncio.create_task(numbers.run())
-    try:
+    async with _running(numbers):
         yield numbers
-    finally:
-        numbers.stopped = True
-        await task

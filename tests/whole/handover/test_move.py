@@ -26,13 +26,6 @@ from wsd.worker.alone import LoneWorker
 TOPICS = ["a", "b", "c"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.stop()
-
-
 async def move(
     old: LoneWorker, new: LoneWorker, *, count: int | None = None, seconds: float = 20.0
 ) -> tuple[Given, Taken]:
@@ -62,13 +55,13 @@ async def check_all_heard(heard: list[Heard], last: int, *, gaps: bool = False) 
             each.check(topic, gaps=gaps)
 
 
-async def test_nobody_notices_that_all_move_there_and_back(server: RedisServer) -> None:
+async def test_nobody_notices_that_all_move_there_and_back(redis: RedisServer) -> None:
     wanted = [TOPICS[: 1 + number % 3] for number in range(60)]
     async with (
-        serving(server) as one,
-        serving(server) as two,
+        serving(redis) as one,
+        serving(redis) as two,
         crowd(one.port, wanted) as heard,
-        numbering(server.url, *TOPICS) as numbers,
+        numbering(redis.url, *TOPICS) as numbers,
     ):
         await eventually(lambda: numbers.last > 20)
         for old, new in ((one, two), (two, one)) * 2:
@@ -87,12 +80,12 @@ async def test_nobody_notices_that_all_move_there_and_back(server: RedisServer) 
         assert all(each.others == [{"action": "unsubscribe", "message": "context unsubscribed"}] for each in heard)
 
 
-async def test_some_move(server: RedisServer) -> None:
+async def test_some_move(redis: RedisServer) -> None:
     async with (
-        serving(server) as one,
-        serving(server) as two,
+        serving(redis) as one,
+        serving(redis) as two,
         crowd(one.port, [["a"]] * 50) as heard,
-        numbering(server.url, "a") as numbers,
+        numbering(redis.url, "a") as numbers,
     ):
         assert (await move(one, two, count=20))[0] == Given(20, 0, 30, "")
         assert (len(one.gateway.connections), len(two.gateway.connections)) == (30, 20)
@@ -104,14 +97,14 @@ async def test_some_move(server: RedisServer) -> None:
 @pytest.mark.parametrize("step", Step)
 @pytest.mark.parametrize("victim", ["giver", "taker"])
 async def test_one_side_dies_at_a_step(
-    server: RedisServer, step: Step, victim: str, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, step: Step, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pipe breaks: each side must think that the other has died. Here both live, so each client must be served."""
     async with (
-        serving(server) as one,
-        serving(server) as two,
+        serving(redis) as one,
+        serving(redis) as two,
         crowd(one.port, [["a", "b"]] * 40) as heard,
-        numbering(server.url, "a", "b") as numbers,
+        numbering(redis.url, "a", "b") as numbers,
     ):
         left, right = pair()
         giving, taking = Giver(one.parts, left, count=None, seconds=20), Taker(two.parts, right)
@@ -135,12 +128,12 @@ async def test_one_side_dies_at_a_step(
         check_clean(one, two)
 
 
-async def test_another_prefix_is_a_gap_and_nothing_comes_twice(server: RedisServer) -> None:
+async def test_another_prefix_is_a_gap_and_nothing_comes_twice(redis: RedisServer) -> None:
     async with (
-        serving(server) as one,
-        serving(server, channel_prefix="other:") as two,
+        serving(redis) as one,
+        serving(redis, channel_prefix="other:") as two,
         crowd(one.port, [["a"], ["b"], ["a", "b"]] * 10) as heard,
-        numbering(server.url, "a", "b", "other:a", "other:b") as numbers,
+        numbering(redis.url, "a", "b", "other:a", "other:b") as numbers,
     ):
         await eventually(lambda: numbers.last > 20)
         given, _ = await move(one, two)
@@ -152,59 +145,53 @@ async def test_another_prefix_is_a_gap_and_nothing_comes_twice(server: RedisServ
         check_clean(one, two)
 
 
-async def test_another_redis_is_a_gap(server: RedisServer) -> None:
-    other = RedisServer()
-    try:
-        async with (
-            serving(server) as one,
-            serving(other) as two,
-            crowd(one.port, [["a"]] * 10) as heard,
-            numbering(server.url, "a") as numbers,
-        ):
-            await eventually(lambda: numbers.last > 5)
-            given, _ = await move(one, two)
-            assert given == Given(10, 10, 0, "")
-            numbers.stopped = True
-            await eventually(lambda: all(each.gaps["a"] for each in heard), "the notices")
-            async with numbering(other.url, "a") as others:
-                others.last = numbers.last + 100
-                await eventually(lambda: all(each.numbers["a"][-1] > numbers.last for each in heard))
-            for each in heard:
-                each.check("a", gaps=True)
-    finally:
-        other.stop()
-
-
-async def test_redis_is_away(server: RedisServer) -> None:
-    redis = RedisServer()
+async def test_another_redis_is_a_gap(redis: RedisServer, own_redis: RedisServer) -> None:
     async with (
-        serving(redis, redis_heartbeat=1) as one,
-        serving(redis, redis_heartbeat=1) as two,
+        serving(redis) as one,
+        serving(own_redis) as two,
+        crowd(one.port, [["a"]] * 10) as heard,
+        numbering(redis.url, "a") as numbers,
+    ):
+        await eventually(lambda: numbers.last > 5)
+        given, _ = await move(one, two)
+        assert given == Given(10, 10, 0, "")
+        numbers.stopped = True
+        await eventually(lambda: all(each.gaps["a"] for each in heard), "the notices")
+        async with numbering(own_redis.url, "a") as others:
+            others.last = numbers.last + 100
+            await eventually(lambda: all(each.numbers["a"][-1] > numbers.last for each in heard))
+        for each in heard:
+            each.check("a", gaps=True)
+
+
+async def test_redis_is_away(own_redis: RedisServer) -> None:
+    async with (
+        serving(own_redis, redis_heartbeat=1) as one,
+        serving(own_redis, redis_heartbeat=1) as two,
         crowd(one.port, [["a"], ["a", "b"]] * 10) as heard,
     ):
-        async with numbering(redis.url, "a", "b") as numbers:
+        async with numbering(own_redis.url, "a", "b") as numbers:
             await eventually(lambda: numbers.last > 5)
-        redis.stop()
+        own_redis.stop()
         await eventually(lambda: not one.source.up and not two.source.up)
         given, _ = await move(one, two)
         assert (given.moved, given.left, given.reason) == (20, 0, "")
-        redis.start()
+        own_redis.start()
         await eventually(lambda: two.source.healed)
-        async with numbering(redis.url, "a", "b") as numbers_:
+        async with numbering(own_redis.url, "a", "b") as numbers_:
             numbers_.last = numbers.last + 100
             await eventually(lambda: numbers_.last > numbers.last + 110)
             numbers_.stopped = True
         await check_all_heard(heard, numbers_.last, gaps=True)
         assert all(len(each.gaps[topic]) == 1 for each in heard for topic in each.topics)
         check_clean(one, two)
-        redis.stop()
 
 
 async def test_a_worker_that_reads_other_records_is_given_nothing(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taker, "VERSION", 99)
-    async with serving(server) as one, serving(server) as two, crowd(one.port, [["a"]] * 3) as heard:
+    async with serving(redis) as one, serving(redis) as two, crowd(one.port, [["a"]] * 3) as heard:
         given, taken = await move(one, two)
         assert (given.moved, given.left) == (0, 3)
         assert given.reason == "the new worker reads records of version 99, the old one writes 1"
@@ -284,13 +271,13 @@ async def test_classic_channels_on_a_cluster_need_links_to_the_same_node(cluster
         await check_all_heard(heard, numbers.last)
 
 
-async def test_replies_that_are_owed_come_from_the_new_worker(server: RedisServer) -> None:
+async def test_replies_that_are_owed_come_from_the_new_worker(own_redis: RedisServer) -> None:
     async with (
-        serving(server) as one,
-        serving(server) as two,
+        serving(own_redis) as one,
+        serving(own_redis) as two,
         crowd(one.port, [["a"]] * 5) as heard,
     ):
-        server.freeze()
+        own_redis.freeze()
         try:
             for each in heard:
                 each.client.request("subscribe", "new", id=1)
@@ -300,33 +287,33 @@ async def test_replies_that_are_owed_come_from_the_new_worker(server: RedisServe
             moving = asyncio.create_task(move(one, two))
             await asyncio.sleep(0.2)
         finally:
-            server.thaw()
+            own_redis.thaw()
         given, _ = await moving
         assert (given.moved, given.left) == (5, 0)
         await eventually(lambda: all(len(each.others) == 2 for each in heard))
         for each in heard:
             assert [reply["id"] for reply in each.others] == [1, 2]
             assert each.others[0]["message"] == "context subscribed"
-        async with numbering(server.url, "a", "new") as numbers:
+        async with numbering(own_redis.url, "a", "new") as numbers:
             await eventually(lambda: numbers.last > 3)
         await eventually(lambda: all(each.numbers["new"][-1:] == [numbers.last] for each in heard))
         check_clean(one, two)
 
 
-async def test_one_that_lags_moves_when_its_socket_has_taken_what_it_holds(server: RedisServer) -> None:
+async def test_one_that_lags_moves_when_its_socket_has_taken_what_it_holds(redis: RedisServer) -> None:
     large = "x" * 40_000
-    async with serving(server) as one, serving(server) as two, Client(one.port, receive_buffer=4096) as slow:
+    async with serving(redis) as one, serving(redis) as two, Client(one.port, receive_buffer=4096) as slow:
         await slow.subscribe("a")
         sent = 0
         (connection,) = one.gateway.connections
         while connection.backlog_bytes < 300_000:
-            server("PUBLISH", "a", f'"{sent}:{large}"')
+            redis("PUBLISH", "a", f'"{sent}:{large}"')
             sent += 1
             await asyncio.sleep(0)
         moving = asyncio.create_task(move(one, two))
         await asyncio.sleep(0.1)
         assert not moving.done()
-        server("PUBLISH", "a", f'"{sent}:{large}"')
+        redis("PUBLISH", "a", f'"{sent}:{large}"')
         sent += 1
         numbers: list[int] = []
         while len(numbers) < sent:
@@ -338,12 +325,12 @@ async def test_one_that_lags_moves_when_its_socket_has_taken_what_it_holds(serve
         check_clean(one, two)
 
 
-async def test_one_that_takes_nothing_stays(server: RedisServer) -> None:
-    async with serving(server) as one, serving(server) as two, Client(one.port, receive_buffer=4096) as slow:
+async def test_one_that_takes_nothing_stays(redis: RedisServer) -> None:
+    async with serving(redis) as one, serving(redis) as two, Client(one.port, receive_buffer=4096) as slow:
         await slow.subscribe("a")
         (connection,) = one.gateway.connections
         while connection.backlog_bytes < 300_000:
-            server("PUBLISH", "a", '"' + "x" * 40_000 + '"')
+            redis("PUBLISH", "a", '"' + "x" * 40_000 + '"')
             await asyncio.sleep(0)
         given, _ = await move(one, two, seconds=0.5)
         assert given == Given(0, 0, 1, ""), given
@@ -351,9 +338,9 @@ async def test_one_that_takes_nothing_stays(server: RedisServer) -> None:
 
 
 async def test_a_worker_without_room_takes_what_it_has_room_for(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving(server) as one, serving(server) as two, crowd(one.port, [["a"]] * 10) as heard:
+    async with serving(redis) as one, serving(redis) as two, crowd(one.port, [["a"]] * 10) as heard:
         parts = replace(two.parts, room=lambda: 4 - len(two.gateway.connections))
         left, right = pair()
         given, _ = await asyncio.gather(Giver(one.parts, left, count=None, seconds=1).run(), Taker(parts, right).run())
@@ -362,12 +349,12 @@ async def test_a_worker_without_room_takes_what_it_has_room_for(
         check_clean(one, two)
 
 
-async def test_clients_that_leave_meanwhile_leave_nothing(server: RedisServer) -> None:
+async def test_clients_that_leave_meanwhile_leave_nothing(redis: RedisServer) -> None:
     async with (
-        serving(server) as one,
-        serving(server) as two,
+        serving(redis) as one,
+        serving(redis) as two,
         crowd(one.port, [["a", "b"]] * 60) as heard,
-        numbering(server.url, "a", "b") as numbers,
+        numbering(redis.url, "a", "b") as numbers,
     ):
         moving = asyncio.create_task(move(one, two))
         for each in heard[::2]:
@@ -382,14 +369,14 @@ async def test_clients_that_leave_meanwhile_leave_nothing(server: RedisServer) -
 
 
 async def test_descriptors_that_run_out_slow_the_move_and_break_nothing(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel drops descriptors that the receiver has no room for; the message comes without them."""
     async with (
-        serving(server) as one,
-        serving(server) as two,
+        serving(redis) as one,
+        serving(redis) as two,
         crowd(one.port, [["a"]] * 30) as heard,
-        numbering(server.url, "a") as numbers,
+        numbering(redis.url, "a") as numbers,
     ):
         left, right = pair()
         giving, taking = Giver(one.parts, left, count=None, seconds=20), Taker(two.parts, right)
