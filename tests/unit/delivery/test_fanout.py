@@ -24,17 +24,6 @@ from wsd.delivery.fanout import PORTION, Bounds
 from wsd.protocol.frames import text_frame
 from wsd.protocol.messages import message_head
 
-
-@pytest.fixture
-def house() -> House:
-    return House()
-
-
-@pytest.fixture
-def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_into_slices(monkeypatch, 2)
-
-
 # A pass.
 
 

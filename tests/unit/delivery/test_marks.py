@@ -9,19 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.delivery.house import Ear, House, cut_into_slices, message, notice
+from tests.unit.delivery.house import Ear, House, message, notice
 from wsd.delivery import fanout as fanout_module
 from wsd.delivery.marks import Mark
-
-
-@pytest.fixture
-def house() -> House:
-    return House()
-
-
-@pytest.fixture
-def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_into_slices(monkeypatch, 2)
 
 
 class Seen:
