@@ -24,7 +24,7 @@ from tests.handover.numbers import Numbers
 from tests.handover.peers import World
 from tests.handover.service import Service
 from tests.lib.programs import SECRET
-from tests.lib.waiting import eventually, until
+from tests.lib.waiting import eventually
 
 __all__ = ["TOPICS", "Row", "Scenario", "Scene", "play"]
 
@@ -168,7 +168,7 @@ class Scene:
         program = type("Program", (Service,), {"program": tuple(self.program)})
         self.service = await asyncio.to_thread(lambda: program("--config", str(self.config), **self.environment))
         self._stack.push_async_callback(self._end_service)
-        await asyncio.to_thread(until, self.service.is_ready, "ready")
+        await asyncio.to_thread(self.service.wait_until_ready)
 
     def write_settings(self, **changes: str) -> None:
         """Write the settings into the file, with some changes."""

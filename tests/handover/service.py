@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -55,15 +54,6 @@ class Service(Daemon):
     def workers(self) -> list[int]:
         """The process ids of its workers; its own if it has none."""
         return children(self.pid) or [self.pid]
-
-    def is_ready(self) -> bool:
-        """Whether /readyz says so."""
-        try:
-            with urllib.request.urlopen(f"{self.admin}/readyz", timeout=PATIENCE) as response:
-                return bool(response.status == 200)
-        except urllib.error.HTTPError as exc:
-            exc.close()
-            return False
 
     def metrics(self) -> dict[str, float]:
         """What /metrics says: values by name and labels."""

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from bench.processes import ROOT, Program, plain_environment
-from tests.lib.waiting import PATIENCE
+from tests.lib.waiting import PATIENCE, until
 
 __all__ = ["SECRET", "WSD", "Command", "Daemon", "Lines", "feed", "refused", "refused_last", "tailing", "trying", "wsd"]
 
@@ -206,6 +208,19 @@ class Daemon(Program):
     def wait_for(self, words: str, patience: float = PATIENCE) -> str:
         """Wait for a line of the log that has the words, after the last one that was waited for; return it."""
         return self.lines.wait_for(words, patience)
+
+    def readiness(self) -> tuple[int, str]:
+        """The status of /readyz, and its first line."""
+        try:
+            with urllib.request.urlopen(f"{self.admin}/readyz", timeout=PATIENCE) as answer:
+                return answer.status, answer.read().decode().splitlines()[0]
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, exc.read().decode().splitlines()[0]
+
+    def wait_until_ready(self) -> None:
+        """Wait until the service says of itself that it is ready, which it knows later than a worker does."""
+        until(lambda: self.readiness() == (200, "ready"), "the service is ready")
 
     def wait(self, patience: float = PATIENCE) -> int:
         """Wait for its end; return the exit status. The rest of its log is read."""

@@ -7,8 +7,6 @@ import resource
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -86,7 +84,7 @@ async def test_a_daemon_with_few_descriptors_warns_and_refuses_politely(
     assert f"the limit of {limit} open files allows only " in warning and "LimitNOFILE=" in warning
     most = int(warning.split("allows only ")[1].split(" ")[0])
     assert 1 <= most <= 30
-    daemon.wait_for("connected to Redis")
+    daemon.wait_until_ready()
     inside = [await Client(daemon.port).__aenter__() for _ in range(most)]
     # Full, and the admin port held by idle connections: clients hear 503, and balancers why.
     with ExitStack() as stack:
@@ -94,19 +92,10 @@ async def test_a_daemon_with_few_descriptors_warns_and_refuses_politely(
             stack.enter_context(socket.create_connection(("127.0.0.1", daemon.admin_port)))
         refused = [await Client(daemon.port, greet=False).__aenter__() for _ in range(40)]
         assert {client.response.split(" ")[1] for client in refused} == {"503"}
-        assert readiness(daemon) == (503, f"not ready: full: {most} connections")
+        assert daemon.readiness() == (503, f"not ready: full: {most} connections")
     for client in [*inside, *refused]:
         client.writer.close()
-    await eventually(lambda: readiness(daemon) == (200, "ready"))
-
-
-def readiness(daemon: Daemon) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"{daemon.admin}/readyz", timeout=PATIENCE) as response:
-            return response.status, response.read().decode().split("\n")[0]
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read().decode().split("\n")[0]
+    await eventually(lambda: daemon.readiness() == (200, "ready"))
 
 
 def test_descriptors_that_something_else_takes_are_noticed(
@@ -114,18 +103,18 @@ def test_descriptors_that_something_else_takes_are_noticed(
 ) -> None:
     """The limit is lowered while the daemon runs, as if so many descriptors were taken."""
     daemon = start_daemon("--auth=none", "--port=0", "--admin-port=0", f"--redis-url={redis.url}", "--drain-seconds=0")
-    daemon.wait_for("connected to Redis")
+    daemon.wait_until_ready()
     (worker,) = daemon.workers
     before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
     taken = len(os.listdir(f"/proc/{worker}/fd"))
     few = taken + descriptors.SPARE // 2
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (few, before[1]))
     assert f"fewer than {descriptors.SPARE} of {few} are free" in daemon.wait_for("out of descriptors")
-    assert readiness(daemon)[0] == 503
-    assert readiness(daemon)[1].startswith("not ready: out of descriptors: ")
+    assert daemon.readiness()[0] == 503
+    assert daemon.readiness()[1].startswith("not ready: out of descriptors: ")
     resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
     daemon.wait_for("enough free descriptors again")
-    assert readiness(daemon) == (200, "ready")
+    assert daemon.readiness() == (200, "ready")
 
 
 def test_a_limit_that_is_high_is_nothing_to_speak_of(redis: RedisServer, start_daemon: Callable[..., Daemon]) -> None:

@@ -280,7 +280,7 @@ def start(start_daemon: Callable[..., Daemon], redis: RedisServer, key_file: Pat
         daemon = start_daemon(
             *("--port", "0", "--admin-port", "0", "--redis-url", redis.url, "--jwt-key-file", str(key_file)), *flags
         )
-        daemon.wait_for("connected to Redis")
+        daemon.wait_until_ready()
         return daemon
 
     return start

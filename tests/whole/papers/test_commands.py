@@ -159,7 +159,7 @@ def test_check_prints_what_is_in_force_and_tries_redis(shell: Shell, redis: Redi
 
 def test_the_first_three_questions(shell: Shell, redis: RedisServer, start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon(WSD_REDIS_URL=redis.url, WSD_AUTH="none", WSD_PORT="0", WSD_ADMIN_PORT="0")
-    daemon.wait_for("connected to Redis")
+    daemon.wait_until_ready()
     healthz, readyz, metrics, clients = commands("systemd/README.md", "At three in the morning")
     answers = [run(shell, each.replace("3001", str(daemon.admin_port))) for each in (healthz, readyz, metrics)]
     assert answers[0] == "ok\n"

@@ -71,7 +71,7 @@ def check(port: int, proxy: Program, redis: RedisServer) -> None:
 @pytest.fixture
 def daemon(redis: RedisServer, start_daemon: Callable[..., Daemon]) -> Daemon:
     daemon = start_daemon(WSD_REDIS_URL=redis.url, WSD_AUTH="none", WSD_PORT="0", WSD_ADMIN_PORT="0")
-    daemon.wait_for("connected to Redis")
+    daemon.wait_until_ready()
     return daemon
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ class Service(Daemon):
         self._settings = {"auth": "none", "port": 0, "admin_port": 0, "drain_seconds": 0, "log_format": "json"}
         self.write(**settings)
         super().__init__("--config", str(config), BROKEN=str(self.broken), HALT=str(self._halt))
-        until(lambda: self.readiness()[0] == 200, "the service is ready")
+        self.wait_until_ready()
 
     def write(self, **settings: object) -> None:
         """Change settings in the file."""
@@ -105,14 +104,6 @@ class Service(Daemon):
         """Ask the admin port."""
         with urllib.request.urlopen(f"{self.admin}{path}", timeout=PATIENCE) as answer:
             return str(answer.read().decode())
-
-    def readiness(self) -> tuple[int, str]:
-        """The status of /readyz, and its first line."""
-        try:
-            return 200, self.get("/readyz").splitlines()[0]
-        except urllib.error.HTTPError as exc:
-            with exc:
-                return exc.code, exc.read().decode().splitlines()[0]
 
     def metrics(self, name: str) -> dict[str, float]:
         """The values of a metric, by its label's value; "" where there is no label."""

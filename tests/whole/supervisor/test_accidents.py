@@ -60,7 +60,7 @@ async def test_when_a_new_worker_dies_another_takes_its_place(serve: Serve, redi
         os.kill(new, signal.SIGKILL)
         service.let_go()
         await asyncio.to_thread(until, lambda: sum(service.metrics("wsd_reloads_total").values()) == 1, "the end")
-        await asyncio.to_thread(until, lambda: service.readiness()[0] == 200, "the service is ready")
+        await asyncio.to_thread(service.wait_until_ready)
         if step not in (Step.MOVED, Step.OLD_DRAINS):  # nobody was there yet
             assert all(each.closed is None for each in heard)
         if step is Step.WORKER_STARTED:

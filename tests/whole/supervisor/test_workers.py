@@ -83,7 +83,7 @@ def test_a_worker_whose_loop_stands_still_shows_its_stacks_and_is_replaced(serve
     entry = service.said("is stuck")
     assert "its stacks follow" in entry["message"]
     assert "spin_for_ever" in entry["traceback"]
-    until(lambda: service.readiness()[0] == 200, "the service is ready")
+    service.wait_until_ready()
     assert service.workers != [pid]
 
 
@@ -98,7 +98,7 @@ def test_the_waits_grow_when_workers_end_soon_and_are_over_when_one_can_start(se
     assert service.readiness()[0] == 503
     assert service.readiness()[1].startswith("not ready: worker 0: ")
     service.broken.unlink()
-    until(lambda: service.readiness()[0] == 200, "the service is ready")
+    service.wait_until_ready()
     assert service.metrics("wsd_worker_restarts_total")["unstarted"] >= 2
 
 
@@ -107,7 +107,7 @@ def test_a_worker_that_is_told_to_end_drains_and_is_replaced(serve: Serve) -> No
     (pid,) = service.workers
     os.kill(pid, signal.SIGTERM)
     assert service.said("ended with status 0; another is started at once")["level"] == "info"
-    until(lambda: service.readiness()[0] == 200, "the service is ready")
+    service.wait_until_ready()
     assert service.metrics("wsd_worker_restarts_total")["stopped"] == 1
 
 
@@ -160,5 +160,5 @@ def test_the_bound_on_connections_is_for_all_workers_together(serve: Serve) -> N
     # A worker that dies takes the places of its clients with it.
     os.kill(service.worker(1), signal.SIGKILL)
     service.said("was killed by SIGKILL")
-    until(lambda: service.readiness()[0] == 200, "the service is ready")
+    service.wait_until_ready()
     assert sorted(asyncio.run(come())) == ["101"] * 10 + ["503"] * 20
