@@ -84,6 +84,7 @@ class Expected:
         self.heard: set[str] = set()  # topics in which the stand-ins listen
         self.inbox: asyncio.Queue[Message] = asyncio.Queue()  # what the giver says of it
         self.come: list[Arrival] = []
+        self.seconds = 0.0  # that it took to open those who have come
         self.gaps = 0  # topics of clients that may have missed something
 
     def of(self, topic: str) -> list[StandIn]:
