@@ -18,6 +18,7 @@ __all__ = [
     "Close",
     "ErrorCode",
     "HandshakeReason",
+    "Move",
     "Reaction",
     "Refusal",
     "Remedy",
@@ -243,3 +244,31 @@ class Restart(StrEnum):
     STOPPED = "stopped", "somebody has sent SIGTERM to the worker alone, which has drained and ended"
     STUCK = "stuck", "the worker's event loop had stood still for `worker_timeout`, so the supervisor has ended it"
     UNSTARTED = "unstarted", "the worker has ended before it served, or did not serve in time"
+
+
+class Move(StrEnum):
+    """What becomes of a connection that is to move to another process of the host."""
+
+    meaning: str  # for the papers
+
+    def __new__(cls, result: str, meaning: str) -> Self:
+        member = str.__new__(cls, result)
+        member._value_ = result
+        member.meaning = meaning
+        return member
+
+    OUT = "out", "another process has the connection now"
+    IN = "in", "the connection has come from another process"
+    GAP = "gap", "the connection is one of `in`, and messages may have been missed on its way; the log says why"
+    BACK = (
+        "back",
+        "the connection stayed where it was for now, because the other process had no room, had died, or the time was over",
+    )
+    SENT_AWAY = (
+        "sent_away",
+        "the connection could not be moved from a worker that was replaced, and was closed with 1012; the log says why",
+    )
+    LOST = (
+        "lost",
+        "the connection was closed on its way, because the system did not let the new process have the socket",
+    )

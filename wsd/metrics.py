@@ -25,7 +25,7 @@ from enum import Enum
 from functools import partial
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from wsd.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason, Restart
+from wsd.codes import UNAUTHORIZED, Close, ErrorCode, HandshakeReason, Move, Restart
 
 __all__ = ["Across", "Family", "Gauges", "Histogram", "Metrics", "families"]
 
@@ -138,9 +138,9 @@ class Metrics:
     ] = field(default_factory=_counters("done", "failed"))
     moves: Annotated[
         Counter[str],
-        "moves of connections between processes: in, out, gap (in, with a gap), back (stayed), sent_away (1012), lost",
+        "connections that moved to another process of this host, or could not, by result",
         "result",
-    ] = field(default_factory=_counters("in", "out", "gap", "back", "sent_away", "lost"))
+    ] = field(default_factory=_counters(*Move))
     refused_handshakes: Annotated[
         Counter[str],
         "opening handshakes refused, by reason, with the HTTP status of the answer, or none",

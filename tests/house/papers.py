@@ -131,6 +131,7 @@ MADE: dict[tuple[str, str], Callable[[], str]] = {
     ("systemd/README.md", "settings"): tables.settings,
     ("systemd/README.md", "metrics"): tables.metrics,
     ("systemd/README.md", "restarts"): tables.restarts,
+    ("systemd/README.md", "moves"): tables.moves,
     ("tests/faults/README.md", "legend"): LEGEND.lstrip,
     ("wsd/DESIGN.md", "rooms"): tables.rooms,
     ("wsd/PROTOCOL.md", "token reasons"): tables.token_reasons,

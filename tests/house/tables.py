@@ -13,7 +13,7 @@ from tests import ROOT
 from tests.house.test_layers import LAYERS, TO_COME
 from tests.lib.metrics import alone
 from wsd.admin.exposition import collect
-from wsd.codes import Close, ErrorCode, HandshakeReason, Restart, TokenReason
+from wsd.codes import Close, ErrorCode, HandshakeReason, Move, Restart, TokenReason
 from wsd.config import Settings, text
 from wsd.metrics import Across, Gauges, families
 
@@ -25,6 +25,7 @@ __all__ = [
     "handshakes",
     "make_targets",
     "metrics",
+    "moves",
     "restarts",
     "rooms",
     "settings",
@@ -103,6 +104,11 @@ def metrics() -> str:
 def restarts() -> str:
     """Why workers are replaced that nobody has sent away."""
     return table("reason", "cause", rows=[(f"`{reason}`", reason.meaning) for reason in Restart])
+
+
+def moves() -> str:
+    """What becomes of connections that are to move."""
+    return table("result", "what happened", rows=[(f"`{result}`", result.meaning) for result in Move])
 
 
 def bench_rows() -> str:

@@ -19,9 +19,9 @@ from websockets.typing import Origin, Subprotocol
 
 from wsd.clients.acceptance import AcceptedConnection
 from wsd.clients.connection import Connection, Shared
-from wsd.clients.phases import CLOSE_TIMEOUT
+from wsd.clients.phases import CLOSE_TIMEOUT, Phase
 from wsd.clients.sansio import LIBRARY, close_code
-from wsd.codes import Close, HandshakeReason
+from wsd.codes import Close, HandshakeReason, Move
 from wsd.headcount import Headcount
 from wsd.metrics import Metrics
 from wsd.sockets import BACKLOG
@@ -158,14 +158,14 @@ class Gateway:
 
     def arrived(self, connection: Connection) -> None:
         """Count a client in that comes from another process, where it had a place: there is one for it here, too."""
-        self._metrics.moves["in"] += 1
+        self._metrics.moves[Move.IN] += 1
         self.connections.add(connection)
         self._inside += 1
         self._note()
 
     def moved_out(self, connection: Connection) -> None:
         """Count a client out that another process has."""
-        self._metrics.moves["out"] += 1
+        self._metrics.moves[Move.OUT] += 1
         self._give_up_place()
         self._forget(connection)
 
@@ -208,10 +208,15 @@ class Gateway:
         for server in self._servers:
             server.close(close_connections=False)
 
-    async def drain(self, seconds: float) -> None:
+    async def drain(self, seconds: float, *, replaced: bool = False) -> None:
         """Send everybody away, evenly over a time, so that they don't reach the other replicas in one crowd.
 
         New clients are refused from now on. Those who are left some moments after the end are :meth:`close`'s.
+
+        Args:
+            seconds: that it takes.
+            replaced: whether there is another worker that has taken over whom it could: who is sent away now could not
+                be moved, and is counted so.
         """
         self.draining = True
         loop = asyncio.get_running_loop()
@@ -221,7 +226,10 @@ class Gateway:
         while leaving:
             elapsed = loop.time() - started
             while leaving and (sent < total * elapsed / seconds if seconds else True):
-                leaving.pop().close_with(Close.SERVICE_RESTART, "service restart: reconnect with jitter")
+                connection = leaving.pop()
+                if replaced and connection.phase is Phase.OPEN:
+                    self._metrics.moves[Move.SENT_AWAY] += 1
+                connection.close_with(Close.SERVICE_RESTART, "service restart: reconnect with jitter")
                 sent += 1
             if not self.connections:
                 break

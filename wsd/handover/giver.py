@@ -36,7 +36,7 @@ from wsd.clients.connection import TOO_SLOW
 from wsd.clients.moving import MovableConnection
 from wsd.clients.phases import Phase
 from wsd.clients.record import VERSION, encode
-from wsd.codes import Close
+from wsd.codes import Close, Move
 from wsd.delivery.fanout import Fanout
 from wsd.handover import marks
 from wsd.handover.marks import CONFIRM_PATIENCE, Marks
@@ -342,7 +342,7 @@ class Giver:
 
     def _take_back(self, cohort: _Cohort, member: _Parting) -> None:
         """Let a connection go on here, with what its stand-in has kept."""
-        self._parts.shared.metrics.moves["back"] += 1
+        self._parts.shared.metrics.moves[Move.BACK] += 1
         del cohort.members[member.number]
         self._pipe.send({"do": "gone", "cohort": cohort.number, "client": member.number})
 

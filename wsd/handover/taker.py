@@ -24,7 +24,7 @@ from functools import partial
 from wsd.clients.arrival import ArrivedConnection
 from wsd.clients.connection import TOO_SLOW
 from wsd.clients.record import VERSION, decode
-from wsd.codes import Close
+from wsd.codes import Close, Move
 from wsd.errors import RecordError
 from wsd.handover import marks
 from wsd.handover.expected import NO_STREAM, Arrival, Expected
@@ -301,7 +301,7 @@ class Taker:
             cohort.gaps += len(standins)
             if not self._source.missed(channel):
                 self._fanout.announce_gap(channel, standins)
-        self._parts.shared.metrics.moves["gap"] += len(told)
+        self._parts.shared.metrics.moves[Move.GAP] += len(told)
 
     async def _pass_fences(self, topics: Iterable[str]) -> None:
         """Wait until all that Redis had for these topics when this was called has been handled, or a moment."""
@@ -354,7 +354,7 @@ class Taker:
             await self._loop.connect_accepted_socket(lambda: connection, arrival.sock)
         except OSError as exc:
             arrival.sock.close()
-            self._parts.shared.metrics.moves["lost"] += 1
+            self._parts.shared.metrics.moves[Move.LOST] += 1
             logger.warning("a connection that came from another worker is lost: %s", exc)
         else:
             self._let_in(cohort, arrival, connection)

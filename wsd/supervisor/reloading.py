@@ -213,7 +213,7 @@ class Reloader:
         for _ in range(MOVES):
             if not await self._move_all(old, heir, max(seconds, MOVE_LEAST)):
                 break
-        old.tell("drain", seconds=seconds)
+        old.tell("drain", seconds=seconds, replaced=True)
         steps.reached(Step.OLD_DRAINS)
         return old
 

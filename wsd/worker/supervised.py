@@ -11,7 +11,7 @@
     close {}         accept nobody any more
     give {id, count, seconds} + pipe            gave {id, moved, ...}: clients have gone to another worker
     take {id} + pipe                            took {id, moved, ...}: clients have come from another worker
-    drain {seconds}  send everybody away, and end
+    drain {...}      send everybody away, and end
     stop {}          end at once
 
 A worker that the supervisor has left alone, because it has died, drains and ends: nobody could tell it to, or take its
@@ -125,6 +125,7 @@ class _Supervised:
         self._worker: Worker | None = None
         self._sockets: list[socket.socket] = []
         self._drain_seconds = 0.0
+        self._replaced = False  # whether another worker has taken its place
         self._moves: set[asyncio.Task[None]] = set()  # hand-overs
         hello = {"say": "hello", "version": __version__, "stacks": stacks.SIGNAL}
         self._pipe.send(hello, [written], lambda: os.close(written))
@@ -148,7 +149,8 @@ class _Supervised:
             worker.keep(self._announce(worker))
             worker.settle()
             await worker.until_any(self._until(_Stage.DRAINING))
-            await worker.until_any(self._until(_Stage.ENDING), worker.gateway.drain(self._drain_seconds))
+            draining = worker.gateway.drain(self._drain_seconds, replaced=self._replaced)
+            await worker.until_any(self._until(_Stage.ENDING), draining)
         finally:
             await worker.close()
             self._pipe.send(_report(worker, None, whole=True))  # the last one counts for the sum of the service
@@ -196,6 +198,7 @@ class _Supervised:
             case "take", Worker() as worker:
                 self._hand_over(message["id"], "took", Taker(worker.parts, _pipe_of(passed)).run())
             case "drain", _:
+                self._replaced = message.get("replaced", False)
                 self._drain(message["seconds"])
             case "stop", _:
                 self._go_on(_Stage.ENDING)

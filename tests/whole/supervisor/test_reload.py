@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.lib.clients import Client
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import eventually, until
 from tests.whole.handover.crowd import crowd, numbering
@@ -114,6 +115,20 @@ async def test_an_old_worker_that_dies_during_a_reload_is_replaced_by_the_one_th
     service.said("the supervisor runs wsd")
     assert len(service.workers) == 2
     assert service.readiness()[0] == 200
+
+
+async def test_who_does_not_take_what_was_sent_is_sent_away_and_counted(serve: Serve, redis: RedisServer) -> None:
+    service = serve(max_backlog_age=600)
+    async with crowd(service.port, [["stay"]] * 3) as heard, Client(service.port, receive_buffer=4096) as slow:
+        await slow.subscribe("large")
+        while not service.metrics("wsd_lagging_connections")[""]:
+            redis.publish("large", '"' + "x" * 40_000 + '"')
+        await reload(service)
+        moves = service.metrics("wsd_moves_total")
+        assert moves.pop("back") >= 1
+        assert moves == {"out": 3, "in": 3, "gap": 0, "sent_away": 1, "lost": 0}
+        assert service.metrics("wsd_open_connections")[""] == 3
+        assert all(each.closed is None for each in heard)
 
 
 async def test_load_is_evened_out_without_closing_anybody(serve: Serve, redis: RedisServer) -> None:
