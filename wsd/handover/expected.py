@@ -92,8 +92,12 @@ class Expected:
         stream = self.stream[topic]
         return [self.standins[number][stream] for number in self.listeners[topic] if number in self.standins]
 
+    def of_stream(self, stream: bytes) -> list[StandIn]:
+        """The stand-ins that listen to topics of a stream."""
+        return [standins[stream] for standins in self.standins.values() if stream in standins]
+
     def begin_anew(self, stream: bytes) -> None:
-        """Forget what was kept of a stream."""
+        """Forget what was kept of a stream, and what is on its way to who kept it."""
         for standins in self.standins.values():
             if stream in standins:
                 standins[stream] = StandIn(self._bounds)

@@ -17,14 +17,19 @@ class StandIn:
         bounds: what may be kept.
     """
 
-    __slots__ = ("_kept", "_most", "frames", "overrun", "refused")
+    __slots__ = ("_bounds", "_kept", "_most", "frames", "overrun", "refused")
 
     def __init__(self, bounds: Bounds) -> None:
-        self._most = bounds.max_backlog
+        self._bounds = bounds
+        self.refused: dict[str, str] = {}  # topics that Redis has refused meanwhile, and why
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin to keep anew: what has come until now is not due to the connection."""
+        self._most = self._bounds.max_backlog
         self._kept = 0  # bytes
         self.frames: list[bytes] = []  # in order; several messages may be joined in one
         self.overrun = False  # whether more was due than may be kept; then nothing is
-        self.refused: dict[str, str] = {}  # topics that Redis has refused meanwhile, and why
 
     def write(self, data: bytes, /) -> None:
         """Keep frames."""

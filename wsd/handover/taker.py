@@ -251,17 +251,23 @@ class Taker:
             self._fanout.barrier(fence.set)
             return
         cohort = self._cohorts.get(int(payload)) if payload.isdigit() else None
-        if cohort is not None and channel in cohort.cut:
-            self._fanout.barrier(partial(self._cut, cohort, channel))
-
-    def _cut(self, cohort: Expected, channel: bytes) -> None:
-        if channel not in cohort.cut:
-            return  # it came too late
+        if cohort is None or channel not in cohort.cut:
+            return
+        # The stand-ins listen at once, because what comes next is theirs, and the fan-out takes only what somebody
+        # listens to. What it had for others before the mark is written to the stand-ins, too; behind the barrier that
+        # is forgotten.
         stream = self._source.stream(channel)
         for topic in cohort.streams[channel]:
             # It must have been delivered before the mark came, by the same stream.
             if self._source.stream(self._topics.channel(topic)) == stream:
                 self._listen(cohort, topic)
+        self._fanout.barrier(partial(self._cut, cohort, channel))
+
+    def _cut(self, cohort: Expected, channel: bytes) -> None:
+        if channel not in cohort.cut:
+            return  # it came too late
+        for standin in cohort.of_stream(channel):
+            standin.forget()
         cohort.cut[channel].set()
 
     def _listen(self, cohort: Expected, topic: str) -> None:

@@ -396,3 +396,29 @@ async def test_descriptors_that_run_out_slow_the_move_and_break_nothing(
         numbers.stopped = True
         await check_all_heard(heard, numbers.last)
         check_clean(one, two)
+
+
+async def test_what_comes_right_behind_the_mark_is_for_those_who_come(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one read the taker gets a message for somebody else, the mark, and a message that it has no listener for."""
+    async with (
+        serving(redis) as one,
+        serving(redis) as two,
+        crowd(two.port, [["own"]]) as others,
+        crowd(one.port, [["a"]] * 3) as heard,
+    ):
+        on_mark, fanout = Taker._on_mark, two.parts.shared.fanout
+
+        def in_one_read(self: Taker, channel: bytes, payload: bytes) -> None:
+            fanout.publish(b"a", b"1")  # before the mark: the giver delivers that
+            fanout.publish(b"own", b"1")
+            on_mark(self, channel, payload)
+            fanout.publish(b"a", b"2")
+
+        monkeypatch.setattr(Taker, "_on_mark", in_one_read)
+        assert (await move(one, two))[0] == Given(3, 0, 0, "")
+        await eventually(lambda: others[0].numbers["own"] == [1])
+        await eventually(lambda: all(each.numbers["a"] for each in heard), "what came behind the mark")
+        assert [each.numbers["a"] for each in heard] == [[2]] * 3
+        check_clean(one, two)
