@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.faults.scene import CLIENTS, HEARTBEAT, TOPICS, Row
+from tests.lib.suites import verdict
+from tests.lib.tables import table
 
 __all__ = ["LEGEND", "render"]
 
@@ -26,25 +28,12 @@ Of {CLIENTS} clients the one with most. What came was in order, and nothing came
 
 def render(rows: Sequence[Row]) -> str:
     """The table, and what its columns mean."""
-    lines = [HEAD, *map(_cells, rows)]
-    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(HEAD))]
-    widths[-1] = 3  # what is remarkable is seldom short
-    rule = tuple("-" * width if column in TEXT else "-" * (width - 1) + ":" for column, width in enumerate(widths))
-    return "".join(map(_line, [HEAD, rule, *lines[1:]], [widths] * (len(lines) + 1))) + LEGEND
-
-
-def _line(cells: tuple[str, ...], widths: Sequence[int]) -> str:
-    aligned = (
-        cell.ljust(width) if column in TEXT else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return f"| {' | '.join(aligned)} |\n"
+    return table(HEAD, list(map(_cells, rows)), TEXT) + LEGEND
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     if row.skipped:
-        return row.name, row.kind, "", "", "", "", "", f"skipped: {row.skipped}"
-    verdict = "; ".join([*(f"FAILED: {problem}" for problem in row.problems), *row.remarks]) or "ok"
+        return row.name, row.kind, "", "", "", "", "", verdict(row)
     return (
         row.name,
         row.kind,
@@ -53,7 +42,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(row.lost),
         str(row.gaps),
         "" if row.cpu is None else f"{row.cpu:.0%}",
-        verdict,
+        verdict(row),
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import jwt
 
@@ -22,7 +23,7 @@ from tests.handover.deployments import Deployment
 from tests.handover.judge import May, Verdict, judge, stays
 from tests.handover.numbers import Numbers
 from tests.handover.peers import World
-from tests.handover.service import Service
+from tests.handover.service import Holdings, Service
 from tests.lib.programs import SECRET
 from tests.lib.waiting import eventually
 
@@ -36,6 +37,17 @@ PADDING = {"long-1": 10_000, "long-2": 10_000}
 
 CALM = 0.3
 """Seconds for which all is well before it happens, and after it has happened."""
+
+OFTEN = 20
+"""Times that something happens from which on it must leave nothing behind."""
+
+WINDOW = 7
+"""Times whose median is compared: of the first and of the last."""
+
+GROWTH = {"processes": 0, "descriptors": 6, "threads": 0, "memory": 16 * 2**20, "supervisor": 2**20}
+"""What the daemon may hold more at last than at first. Three visitors come and go, each with one descriptor, or two
+while they move. The workers are new each time, and what waits for the laggards is some megabytes: the memory that
+could leak is that of the supervisor, which executes itself and keeps its state."""
 
 SETTINGS = {
     "WSD_AUTH": "jwt",
@@ -71,6 +83,7 @@ class Scenario:
         complaints: words of lines in the log at the level error that must be.
         check: looks at the end for what else must be.
         impossible: says why this machine can't play it, or ``""``.
+        often: whether it can happen often, and must leave nothing behind then.
     """
 
     name: str
@@ -87,6 +100,7 @@ class Scenario:
     complaints: Sequence[str] = ()
     check: Callable[[Scene], Awaitable[object]] | None = None
     impossible: Callable[[], str] = lambda: ""
+    often: bool = False
 
 
 @dataclass
@@ -98,7 +112,7 @@ class Row:
     workers: int
     seed: int
     times: int = 0  # that it happened
-    slowest: float = 0.0  # seconds that it took once, at most
+    slowest: float = 0.0  # seconds that a reload took, at most
     seconds: float = 0.0  # that all of it took
     verdict: Verdict = field(default_factory=Verdict)
     remarks: list[str] = field(default_factory=list)
@@ -139,6 +153,7 @@ class Scene:
         self.environment: dict[str, str] = {}  # of the daemon, besides
         self.program: Sequence[str] = Service.program
         self._stack = stack
+        self._holdings: list[Holdings] = []  # what the daemon held each time after it had happened
 
     async def play(self) -> None:
         """Play it, and fill the row."""
@@ -155,6 +170,8 @@ class Scene:
         await self._until_flowing()
         for _ in range(scenario.times):
             await self._happen()
+            if scenario.often:
+                self._holdings.append(await asyncio.to_thread(self.service.holdings))
         await self._rest()
         await self._check()
 
@@ -175,6 +192,10 @@ class Scene:
         self.settings |= changes
         self.config.write_text("".join(f'{name} = "{value}"\n' for name, value in self.settings.items()))
 
+    async def reload(self, result: str = "done") -> None:
+        """Reload, and wait until that has ended in a certain way."""
+        self.row.slowest = max(self.row.slowest, await asyncio.to_thread(self.service.reload, result))
+
     async def _end_service(self) -> None:
         await asyncio.to_thread(self.service.kill)
         self.row.log = self.service.log
@@ -191,9 +212,7 @@ class Scene:
     async def _happen(self) -> None:
         """Let it happen once, with half of what clients send sent before."""
         await self.crowd.poise()
-        start = time.monotonic()
         await self.scenario.act(self)
-        self.row.slowest = max(self.row.slowest, time.monotonic() - start)
         self.row.times += 1
         await self.crowd.go_on()
         await asyncio.sleep(CALM)
@@ -216,6 +235,8 @@ class Scene:
             row.problems += self._without_gap()
         if scenario.check is not None:
             await scenario.check(self)
+        if scenario.often and scenario.times >= OFTEN:
+            self._compare_holdings()
         said = await asyncio.to_thread(self.service.complaints)
         row.problems += [line for line in said if not any(words in line for words in scenario.complaints)][:3]
         row.problems += [
@@ -225,6 +246,26 @@ class Scene:
             row.problems.append(f"the daemon has ended with status {self.service.status}")
         elif await asyncio.to_thread(self.service.metric, "wsd_internal_errors_total"):
             row.problems.append("wsd_internal_errors_total is not 0")
+
+    def _compare_holdings(self) -> None:
+        """Compare what the daemon held at first and in the end: medians, because clients come and go."""
+        first, last = (
+            Holdings(*(int(median(numbers)) for numbers in zip(*some, strict=True)))
+            for some in (self._holdings[:WINDOW], self._holdings[-WINDOW:])
+        )
+        self.row.remarks.append(
+            ", ".join(
+                f"{what} {getattr(first, what)}, then {getattr(last, what)}"
+                for what in ("processes", "descriptors", "threads")
+            )
+            + f", memory {(last.memory - first.memory) / 2**20:+.1f} MiB"
+            + f", of the supervisor {(last.supervisor - first.supervisor) / 2**20:+.1f} MiB"
+        )
+        self.row.problems += [
+            f"{what} was {getattr(first, what)}, and is {getattr(last, what)}"
+            for what, bound in GROWTH.items()
+            if getattr(last, what) > getattr(first, what) + bound
+        ]
 
     def _without_gap(self) -> list[str]:
         """Topics that should have had a gap: those that a listener has been subscribed to throughout."""

@@ -16,6 +16,10 @@ from tests.lib.waiting import PATIENCE, until
 
 __all__ = ["Holdings", "Service", "children", "is_alive"]
 
+RELOAD_PATIENCE = 4 * PATIENCE
+"""Seconds for a reload to end. Each worker may take a minute to start on a busy machine, and waits for Redis; a client
+that reads nothing holds each up for ten seconds."""
+
 
 class Holdings(NamedTuple):
     """What processes hold, all together."""
@@ -24,6 +28,7 @@ class Holdings(NamedTuple):
     descriptors: int
     threads: int
     memory: int  # bytes that are resident
+    supervisor: int  # those of the supervisor alone
 
 
 def children(pid: int) -> list[int]:
@@ -75,25 +80,36 @@ class Service(Daemon):
         """How many reloads have ended like this."""
         return int(self.metric("wsd_reloads_total", result=result))
 
-    def reload(self, result: str = "done", patience: float = PATIENCE) -> float:
-        """Reload, and wait until that has ended in a certain way; return how long it took, in seconds."""
-        before = self.reloads(result)
+    def reload(self, result: str = "done") -> float:
+        """Reload, and wait until that has ended in a certain way; return how long it took, in seconds.
+
+        When it is done, the supervisor has executed itself, and its workers are the new ones.
+        """
+        before, executed = self.reloads(result), self._executed()
         start = time.monotonic()
         self.signal(SIGHUP)
-        until(lambda: self.reloads(result) > before, f"a reload that is {result}", patience)
+        until(lambda: self.reloads(result) > before, f"a reload that is {result}", RELOAD_PATIENCE)
+        if result == "done":
+            until(lambda: self._executed() > executed, "the supervisor that has executed itself")
         return time.monotonic() - start
+
+    def _executed(self) -> int:
+        """How often the supervisor has executed itself."""
+        return self.lines.text.count("the supervisor runs wsd")
 
     def holdings(self) -> Holdings:
         """What its processes hold now."""
         pids = [self.pid, *children(self.pid)]
-        descriptors = threads = memory = 0
+        descriptors = threads = memory = supervisor = 0
         for pid in pids:
             status = Path(f"/proc/{pid}/status").read_text()
             numbers = {name: int(n) for name, n in re.findall(r"^(Threads|VmRSS):\s+(\d+)", status, re.MULTILINE)}
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
             threads += numbers["Threads"]
             memory += numbers["VmRSS"] * 1024
-        return Holdings(len(pids), descriptors, threads, memory)
+            if pid == self.pid:
+                supervisor = memory
+        return Holdings(len(pids), descriptors, threads, memory, supervisor)
 
     def complaints(self) -> list[str]:
         """Lines of the log that speak of a bug."""
