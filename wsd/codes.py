@@ -262,7 +262,7 @@ class Move(StrEnum):
     GAP = "gap", "the connection is one of `in`, and messages may have been missed on its way; the log says why"
     BACK = (
         "back",
-        "the connection stayed where it was for now, because the other process had no room, had died, or the time was over",
+        "the connection stayed where it was for now: the other process had no room, had died, or the time was over",
     )
     SENT_AWAY = (
         "sent_away",
@@ -270,5 +270,5 @@ class Move(StrEnum):
     )
     LOST = (
         "lost",
-        "the connection was closed on its way, because the system did not let the new process have the socket",
+        "the connection was closed on its way: the system did not let the new process have the socket",
     )

@@ -85,7 +85,8 @@ class Expected:
         self.inbox: asyncio.Queue[Message] = asyncio.Queue()  # what the giver says of it
         self.come: list[Arrival] = []
         self.seconds = 0.0  # that it took to open those who have come
-        self.gaps = 0  # topics of clients that may have missed something
+        self.trouble: dict[bytes, str] = {}  # by the channel of its mark: why a stream has no mark that both get
+        self.told: dict[int, str] = {}  # clients that may have missed something, and why
 
     def of(self, topic: str) -> list[StandIn]:
         """The stand-ins of those who listen to a topic."""

@@ -28,6 +28,7 @@ import logging
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -52,8 +53,8 @@ FIRST_COHORT, LARGEST_COHORT, SMALLEST_COHORT = 64, 512, 64
 
 PAUSE = 0.05
 """Seconds that are aimed at for sending the connections of a cohort and opening them on the other side: the next cohort
-is made as large as fits. A client waits a little longer, because from the cut on both event loops must have their turns;
-but that is no shorter for a smaller cohort."""
+is made as large as fits. A client waits a little longer, because from the cut on both event loops must have their
+turns; but that is no shorter for a smaller cohort."""
 
 ANSWER_PATIENCE = 10.0
 """Seconds for the taker to answer. It waits for Redis itself, at most about three."""
@@ -125,7 +126,9 @@ class Giver:
         self._cohorts: dict[int, _Cohort] = {}  # those that have members
         self._size = FIRST_COHORT
         self._numbers = 0
-        self._moved = self._gaps = 0
+        self._moved = 0
+        self._gaps: Counter[str] = Counter()  # clients that may have missed something, by why
+        self._no_room = False  # whether the taker had no room for anybody when it was asked last
         self._closed = False
         self._refused = False  # whether the taker could not take a connection that was sent
         self._answer: asyncio.Future[Message] | None = None  # of the message that was sent last
@@ -135,21 +138,23 @@ class Giver:
         """Give until all are given, the time is over, or the taker can't go on."""
         reason = ""
         try:
-            reason = await self._greet()
-            if not reason:
-                await self._give()
+            reason = await self._greet() or await self._give()
         except _Broken as exc:
             reason = str(exc)
         finally:
             await self._end()
-        return Given(self._moved, self._gaps, sum(1 for _ in self._movable()), reason)
+        left = sum(1 for _ in self._movable())
+        if self._count is not None:
+            left = min(left, self._count - self._moved)
+        return Given(self._moved, dict(self._gaps), left, reason)
 
     async def _greet(self) -> str:
         reached(Step.GIVER_BEGINS)
         hello = await self._ask({"do": "hello", "record": VERSION, "naming": self._parts.naming})
         return str(hello.get("refusal", ""))
 
-    async def _give(self) -> None:
+    async def _give(self) -> str:
+        """Give until there is nobody left to give, or the time is over; return what has hindered it then."""
         while not self._closed and self._loop.time() < self._deadline:
             wanted = (
                 self._size if self._count is None else min(self._size, self._count - self._moved - self._on_the_way())
@@ -160,9 +165,14 @@ class Giver:
             elif self._cohorts or (self._count is None and self._expects_more()):
                 await asyncio.sleep(IDLE)
             else:
-                return
+                return ""
         if self._closed:
             raise _Broken("the other worker has died")
+        if self._no_room:
+            return "the other worker has no room for more"
+        if self._cohorts:
+            return f"what had been sent to them was not taken within {self._patience:g} s"
+        return ""  # those who stay are in a handshake, which goes on here
 
     def _on_the_way(self) -> int:
         return sum(len(cohort.members) for cohort in self._cohorts.values())
@@ -189,7 +199,8 @@ class Giver:
         begun = self._loop.time()
         cohort = self._begin(connections)
         prepared = await self._ask(self._preparation(cohort))
-        if not self._trim(cohort, int(prepared.get("room", 0))):
+        self._no_room = not self._trim(cohort, int(prepared.get("room", 0)))
+        if self._no_room:
             self._end_cohort(cohort)
             await asyncio.sleep(NO_ROOM_WAIT)
             return
@@ -215,7 +226,7 @@ class Giver:
             member.connection.when_sent(partial(self._send, cohort, member))
         sent = self._loop.time()
         served = await self._ask({"do": "sent", "cohort": cohort.number})
-        self._gaps += int(served.get("gaps", 0))
+        self._gaps.update(served.get("gaps", {}))
         reached(Step.GIVER_DONE)
         served_at = self._loop.time()
         logger.debug(

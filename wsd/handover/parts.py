@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from wsd.clients.connection import Shared
@@ -28,9 +28,9 @@ class Given:
     """What became of a hand-over, for the one who gave."""
 
     moved: int  # connections that another process has now
-    gaps: int  # topics of connections whose clients were told of a gap
-    left: int  # connections that could not be moved
-    reason: str  # why it ended before all were moved; "" if they were
+    gaps: Mapping[str, int]  # those of them that may have missed messages, by why the cut was unknown
+    left: int  # connections that should have moved, and stayed
+    reason: str  # why they stayed; "" if none did
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +38,5 @@ class Taken:
     """What became of a hand-over, for the one who took."""
 
     moved: int
-    gaps: int
+    gaps: Mapping[str, int]
     reason: str

@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
@@ -45,6 +46,12 @@ BOTH = 2
 """How many receivers a mark must have: our two links. PUBLISH counts only those at the server that executes it, so two
 links at two servers, or a link that has been lost, are found out."""
 
+NAMES = "the workers name channels differently (channel_prefix, pubsub)"
+AWAY = "Redis did not deliver to both workers"
+SERVERS = "the workers were connected to different servers of Redis"
+LATE = "a mark did not come back from Redis in time"
+"""Why a cut is unknown, for people."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -70,7 +77,8 @@ class Taker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[str] = self._loop.create_future()  # with the reason
         self._untold: dict[int, socket.socket] = {}  # what has come, and the giver has not been told
-        self._moved = self._gaps = 0
+        self._moved = 0
+        self._gaps: Counter[str] = Counter()  # clients that may have missed something, by why
         self._patience = CONFIRM_PATIENCE  # seconds that a cohort waits for Redis
         self._pipe = Pipe(sock, self._receive, partial(self._finish, ""))
 
@@ -90,7 +98,7 @@ class Taker:
             for cohort in list(self._cohorts.values()):
                 self._forget(cohort)
             self._marks.close()
-        return Taken(self._moved, self._gaps, reason)
+        return Taken(self._moved, dict(self._gaps), reason)
 
     def _finish(self, reason: str) -> None:
         if not self._over.done():
@@ -230,7 +238,10 @@ class Taker:
     async def _publish_marks(self, cohort: Expected, channels: list[bytes]) -> list[bytes]:
         """Publish the mark of each stream; return those that both sides get."""
         receivers = await asyncio.gather(*(self._publish(channel, b"%d" % cohort.number) for channel in channels))
-        return [channel for channel, count in zip(channels, receivers, strict=True) if count == BOTH]
+        for channel, count in zip(channels, receivers, strict=True):
+            if count != BOTH:
+                cohort.trouble[channel] = SERVERS if isinstance(count, int) else f"Redis did not take a mark: {count}"
+        return [channel for channel in channels if channel not in cohort.trouble]
 
     async def _publish(self, channel: bytes, payload: bytes) -> int | str:
         answer: asyncio.Future[int | str] = self._loop.create_future()
@@ -290,24 +301,36 @@ class Taker:
                 cohort.heard.discard(topic)
             cohort.begin_anew(stream)
             del cohort.streams[stream], cohort.cut[stream]
-        told: set[int] = set()  # clients that are told of a gap
         for topic in missed & cohort.heard:
-            told.update(cohort.listeners[topic])
+            self._note_gap(cohort, topic, AWAY)
             notice = self._fanout.gap_notice(topic)
             for standin in cohort.of(topic):
                 standin.frames[:0] = notice  # before what has come since the cut
-                cohort.gaps += 1
         rest = [topic for topic in cohort.topics if topic not in cohort.heard and cohort.listeners[topic]]
         if rest:
             await self._pass_fences(rest)
         for topic in rest:
             self._listen(cohort, topic)
-            told.update(cohort.listeners[topic])
+            self._note_gap(cohort, topic, AWAY if topic in missed else self._why_unknown(cohort, topic))
             standins, channel = cohort.of(topic), self._topics.channel(topic)
-            cohort.gaps += len(standins)
             if not self._source.missed(channel):
                 self._fanout.announce_gap(channel, standins)
-        self._parts.shared.metrics.moves[Move.GAP] += len(told)
+        self._parts.shared.metrics.moves[Move.GAP] += len(cohort.told)
+
+    def _note_gap(self, cohort: Expected, topic: str, why: str) -> None:
+        for number in cohort.listeners[topic]:
+            cohort.told.setdefault(number, why)
+
+    def _why_unknown(self, cohort: Expected, topic: str) -> str:
+        """Why the cut of a topic is unknown."""
+        stream = cohort.stream[topic]
+        if not self._alike:
+            return NAMES
+        if stream == NO_STREAM or not self._source.stream(self._topics.channel(topic)):
+            return AWAY
+        if stream in cohort.streams:  # which was cut, but brings this topic on one side only
+            return SERVERS
+        return cohort.trouble.get(stream, LATE)
 
     async def _pass_fences(self, topics: Iterable[str]) -> None:
         """Wait until all that Redis had for these topics when this was called has been handled, or a moment."""
@@ -337,7 +360,7 @@ class Taker:
             await self._serve(cohort)
             if what == "sent":
                 reached(Step.TAKER_DONE)
-                self._say("done", cohort, gaps=cohort.gaps, seconds=cohort.seconds)
+                self._say("done", cohort, gaps=Counter(cohort.told.values()), seconds=cohort.seconds)
             what = (await cohort.inbox.get())["do"]
         await self._serve(cohort)
 
@@ -393,7 +416,7 @@ class Taker:
         """The giver has nothing more of a cohort."""
         if self._cohorts.pop(cohort.number, None) is None:
             return
-        self._gaps += cohort.gaps
+        self._gaps.update(cohort.told.values())
         for number in list(cohort.standins):
             self._remove_standins(cohort, number)
         for topic in cohort.topics:

@@ -9,6 +9,7 @@
 ``reloading``  new settings and new code, worker after worker
 ``steps``      the steps of that, for tests
 ``state``      what survives when the supervisor executes itself
+``moving``     clients go from one worker to another
 ``balance``    evens the load out
 ``listening``  the listening sockets, and which worker gets which
 ``chosen``     the settings in force

@@ -12,7 +12,7 @@ import logging
 from wsd import logs
 from wsd.backoff import Backoff
 from wsd.supervisor.child import Child, Stage
-from wsd.supervisor.reloading import move
+from wsd.supervisor.moving import Outcome, move
 from wsd.supervisor.team import Team
 
 __all__ = ["Balance", "due"]
@@ -30,7 +30,7 @@ SECONDS = 30.0
 """Seconds that a move may take; what is left then is for the next one."""
 
 FIRST_WAIT, LONGEST_WAIT = 5.0, 300.0
-"""Seconds until it is tried again when nobody could be moved."""
+"""Seconds until it is tried again when clients could not be moved, or not without a gap."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,40 +65,55 @@ class Balance:
         self._team = team
         self._moving = moving
         self._waits = Backoff(FIRST_WAIT, LONGEST_WAIT)
+        self._said: tuple[str, ...] = ()  # why the load stays uneven, as the log has it already
 
     async def run(self) -> None:
         """Look, for ever."""
         while True:
             await asyncio.sleep(LOOK)
             async with self._moving:
-                moved = await self._look()
-            if moved == 0:
-                await asyncio.sleep(next(self._waits))
-            elif moved:
+                outcome = await self._look()
+            if outcome is None:
+                continue
+            if outcome.moved and outcome.clean:
                 self._waits.reset()
+            else:
+                await asyncio.sleep(next(self._waits))
 
-    async def _look(self) -> int | None:
-        """Move some if the load is uneven; return how many, or None if it is even."""
+    async def _look(self) -> Outcome | None:
+        """Move some if the load is uneven; return what became of them, or None if nobody was to move."""
         workers = [seat.child for seat in self._team.seats]
         ready = [child for child in workers if child is not None and _is_ready(child)]
         if len(ready) < len(workers) or len(ready) < 2 or self._team.closing:
             return None
         chosen = due([child.clients for child in ready])
         if chosen is None:
+            self._said = ()
             return None
         fullest, emptiest, count = ready[chosen[0]], ready[chosen[1]], chosen[2]
-        given = await move(fullest, emptiest, count, SECONDS)
-        moved = int(given.get("moved", 0))
-        logger.log(
-            logging.INFO if moved else logging.WARNING,
-            "evened out: %d clients went over from worker %d to worker %d%s",
-            moved,
-            fullest.number,
-            emptiest.number,
-            f" ({given['reason']})" if given.get("reason") else "",
-            extra=logs.fields(moved=moved),
-        )
-        return moved
+        outcome = await move(fullest, emptiest, count, SECONDS)
+        if outcome.moved:
+            self._said = ()
+            logger.log(
+                logging.WARNING if outcome.gaps else logging.INFO,
+                "evened out from worker %d to worker %d: %s",
+                fullest.number,
+                emptiest.number,
+                outcome,
+                extra=logs.fields(**outcome.fields()),
+            )
+        elif outcome.reasons not in ((), self._said):  # without a reason they have gone by themselves meanwhile
+            self._said = outcome.reasons
+            logger.warning(
+                "the load stays uneven: worker %d has %d clients and worker %d has %d; %s",
+                fullest.number,
+                fullest.clients,
+                emptiest.number,
+                emptiest.clients,
+                outcome.why_left,
+                extra=logs.fields(**outcome.fields()),
+            )
+        return outcome
 
 
 def _is_ready(child: Child) -> bool:

@@ -107,7 +107,8 @@ class Child:
             Gone: if the worker ends before.
         """
         if self.stage is Stage.GONE:
-            raise Gone("it has ended before")
+            assert self.status is not None
+            raise Gone(how_it_ended(self.status))
         number = next(self._numbers)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer

@@ -115,7 +115,6 @@ class _Supervisor:
         self._reload = asyncio.Event()  # set by SIGHUP
         self._moving = asyncio.Lock()  # held by whoever moves clients
         self._rate = 0.0  # deliveries a second, lately
-        self._trouble = ""  # why the last reload has failed, for people
         self._tasks: list[asyncio.Task[None]] = []
 
     async def live(self, begin: Callable[[], Awaitable[int | None]]) -> int:
@@ -270,17 +269,19 @@ class _Supervisor:
             systemd.ready(self._status())
 
     async def _reload_once(self) -> None:
-        reloader, result = Reloader(self._team), "failed"
+        team, result = self._team, "failed"
+        reloader = Reloader(team)
         try:
-            await reloader.reload()
+            outcome = await reloader.reload()
         except ReloadError as exc:
-            self._trouble = str(exc)
+            team.trouble = f"the last reload failed: {exc}"
             for line in exc.lines:
                 logger.error("reload failed: %s", line, extra=logs.fields(result=result, reason=line))
         else:
-            self._trouble, result = "", "done"
+            closed = outcome.why_left
+            team.trouble, result = f"the last reload closed clients: {closed}" if closed else "", "done"
         finally:
-            self._team.metrics.reloads[result] += 1
+            team.metrics.reloads[result] += 1
         if result == "done":
             await self._execute(reloader.understood)
 
@@ -398,8 +399,8 @@ class _Supervisor:
         counted = "1 worker" if len(team.seats) == 1 else f"{len(team.seats)} workers"
         said = [f"{counted}, {clients} clients, {self._rate:.0f} deliveries/s"]
         said += sorted(problems) or ["Redis is connected"]
-        if self._trouble:
-            said.append(f"the last reload failed: {self._trouble}")
+        if team.trouble:
+            said.append(team.trouble)
         return "; ".join(said)
 
     # Signals.

@@ -16,18 +16,18 @@ import logging
 import math
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from wsd import logs
 from wsd.errors import StartupError
-from wsd.pipe import Message, pair
+from wsd.pipe import Message
 from wsd.supervisor import steps
 from wsd.supervisor.child import Child, Gone, Stage
 from wsd.supervisor.chosen import Chosen
+from wsd.supervisor.moving import Outcome, move
 from wsd.supervisor.steps import Step
 from wsd.supervisor.team import START_PATIENCE, Seat, Team
 
-__all__ = ["ReloadError", "Reloader", "move"]
+__all__ = ["ReloadError", "Reloader"]
 
 NEEDS_RESTART = ("host", "port", "admin_host", "admin_port")
 """Settings of the listening sockets, which stay open as long as the supervisor lives."""
@@ -38,9 +38,6 @@ READY_PATIENCE = START_PATIENCE
 MOVE_LEAST = 10.0
 """Seconds at the least that a hand-over goes on without a connection that moves: a service that drains in no time shall
 not lose its clients by a reload. It takes as long only if a client does not read what was sent to it."""
-
-MOVE_PATIENCE = 5.0
-"""Seconds that the taker may say nothing when the giver has said that it is over."""
 
 MOVES = 3
 """Attempts to hand the clients of a worker over. Each but the last has ended by the death of who took them."""
@@ -72,9 +69,11 @@ class Reloader:
     def __init__(self, team: Team) -> None:
         self._team = team
         self.understood: int | None = None  # the version of the supervisor's state that the new code understands
+        self._outcome = Outcome()  # what has become of the clients so far
+        self._replaced = 0  # how many workers are new so far
 
-    async def reload(self) -> None:
-        """Read the settings anew, and replace the workers.
+    async def reload(self) -> Outcome:
+        """Read the settings anew, and replace the workers; return what became of the clients.
 
         Raises:
             ReloadError: if it has failed. Every place has a worker all the same, an old or a new one.
@@ -88,14 +87,33 @@ class Reloader:
             steps.reached(Step.SETTINGS_READ)
             said = self._put_in_force(chosen, message["changed"])
             old = await self._replace_all(candidate)
-        except BaseException:
-            if all(seat.child is not candidate for seat in self._team.seats):  # nothing has changed, and nothing will
-                self._team.chosen = before
-                candidate.tell("stop")
+        except BaseException as exc:
+            if not self._replaced:
+                self._take_back(before, candidate)
+            elif isinstance(exc, ReloadError):
+                raise ReloadError(
+                    *exc.lines, f"{self._replaced} workers are new all the same; {self._outcome}"
+                ) from exc
             raise
         await self._end(old)
         steps.reached(Step.OLD_GONE)
-        logger.info("reloaded: %s", said, extra=logs.fields(result="done", changed=",".join(message["changed"])))
+        outcome = self._outcome
+        logger.log(
+            logging.INFO if outcome.clean else logging.WARNING,
+            "reloaded: %s%s; %s",
+            said,
+            _new_version(old, candidate),
+            outcome,
+            extra=logs.fields(result="done", changed=",".join(message["changed"]), **outcome.fields()),
+        )
+        return outcome
+
+    def _take_back(self, before: Chosen | None, candidate: Child) -> None:
+        """Leave everything as it was: no worker is new, and none will be."""
+        assert before is not None
+        self._team.chosen = before
+        logs.set_level(before.log_level)
+        candidate.tell("stop")
 
     # The settings.
 
@@ -182,6 +200,7 @@ class Reloader:
         seat.comes = None
         steps.reached(Step.WORKER_READY)
         old, seat.child = seat.child, new
+        self._replaced += 1
         if seat.timer is not None:
             seat.timer.cancel()
         return [] if old is None else [await self._dismiss(old, seat)]
@@ -210,33 +229,37 @@ class Reloader:
         old.stage = max(old.stage, Stage.LEAVING)
         old.tell("close")
         steps.reached(Step.OLD_CLOSED)
-        for _ in range(MOVES):
-            if not await self._move_all(old, heir, max(seconds, MOVE_LEAST)):
-                break
+        outcome = await self._move_all(old, heir, max(seconds, MOVE_LEAST))
+        self._outcome = self._outcome.beside(outcome)
         old.tell("drain", seconds=seconds, replaced=True)
         steps.reached(Step.OLD_DRAINS)
         return old
 
-    async def _move_all(self, old: Child, heir: Seat, seconds: float) -> bool:
-        """Hand all clients of a worker over; return whether to try it once more, because the one who took has died."""
-        taker = await self._taker(heir)
-        if taker is None:
-            return False
-        given = await move(old, taker, None, seconds)
-        steps.reached(Step.MOVED)
-        logger.info(
-            "worker %d: %d clients went over from process %d to %d, %d were left%s",
-            old.number,
-            given.get("moved", 0),
-            old.pid,
-            taker.pid,
-            given.get("left", 0),
-            f" ({given['reason']})" if given.get("reason") else "",
-            extra=logs.fields(worker=old.number, **given),
-        )
-        if not given.get("left"):
-            return False
-        with suppress(TimeoutError):  # that it has died may be seen a little later
+    async def _move_all(self, old: Child, heir: Seat, seconds: float) -> Outcome:
+        """Hand all clients of a worker over; again, if the one who took them has died."""
+        outcome = Outcome(left=old.clients, reasons=("no worker came into its place",))
+        for _ in range(MOVES):
+            taker = await self._taker(heir)
+            if taker is None:
+                break
+            attempt = await move(old, taker, None, seconds)
+            steps.reached(Step.MOVED)
+            logger.info(
+                "worker %d: from process %d to process %d: %s",
+                old.number,
+                old.pid,
+                taker.pid,
+                attempt,
+                extra=logs.fields(worker=old.number, **attempt.fields()),
+            )
+            outcome = outcome.then(attempt)
+            if not attempt.left or not await self._has_died(taker):
+                break
+        return outcome
+
+    async def _has_died(self, taker: Child) -> bool:
+        """Whether a worker has died; that may be seen a little later."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(DEATH_PATIENCE):
                 await asyncio.shield(taker.ended)
         return taker.stage is Stage.GONE
@@ -267,37 +290,10 @@ class Reloader:
                     child.kill()
 
 
-async def move(giver: Child, taker: Child, count: int | None, seconds: float) -> dict[str, Any]:
-    """Let a worker hand clients over to another.
-
-    Args:
-        giver: who has them.
-        taker: who gets them.
-        count: how many; None for all.
-        seconds: that it goes on without a connection that moves. There is no other bound: a giver that does not
-            answer stands still, and is ended as any worker that does.
-
-    Returns:
-        What the giver says of it: ``moved``, ``gaps``, ``left``, ``reason``. Only a reason if it has died.
-    """
-    one, other = pair()
-    with one, other:
-        # Only they have the ends of the pipe then, so that one sees when the other dies.
-        taking = asyncio.ensure_future(taker.ask("take", other))
-        giving = asyncio.ensure_future(giver.ask("give", one, count=count, seconds=seconds))
-        steps.reached(Step.MOVING)
-        try:
-            given = await giving
-            with suppress(Gone, TimeoutError):
-                async with asyncio.timeout(MOVE_PATIENCE):
-                    await taking
-        except Gone as exc:
-            return {"reason": f"the old process {exc}"}
-        finally:
-            for asked in (taking, giving):
-                asked.cancel()
-            await asyncio.gather(taking, giving, return_exceptions=True)
-    return {name: value for name, value in given.items() if name in ("moved", "gaps", "left", "lost", "reason")}
+def _new_version(old: list[Child], new: Child) -> str:
+    """Which version has come in the place of which; "" if it is the same."""
+    before = {child.version for child in old} - {new.version}
+    return f"; wsd {new.version} has taken the place of {', '.join(sorted(before))}" if before else ""
 
 
 def _clients(seat: Seat) -> float:

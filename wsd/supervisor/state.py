@@ -86,6 +86,7 @@ def restore(state: dict[str, Any], team: Team) -> None:
     team.metrics.add(state["metrics"])
     team.lost_lines = team.metrics.log_lines_lost
     team.retired = Retired.load(state["retired"])
+    team.trouble = state["trouble"]
     team.chosen = Chosen.load(state["chosen"])
     listening = state["listening"]
     team.listening = Listening(
@@ -118,6 +119,7 @@ def _dump(team: Team) -> dict[str, Any]:
             "shared": team.listening.shared,
         },
         "seats": len(team.seats),
+        "trouble": team.trouble,
         "children": [_dump_child(child, seated=child in seated) for child in team.children],
         "metrics": team.metrics.dump(),
         "retired": team.retired.dump(),

@@ -78,6 +78,7 @@ class Team:
         self.children: set[Child] = set()  # every process, those that leave included
         self.retired = Retired()  # what those that are gone had counted
         self.lost_lines = 0  # of the log, by this process before it executed itself
+        self.trouble = ""  # what went wrong with the last reload, for people
         self.complete = asyncio.Event()  # set when every worker has been ready once
         self.failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # of the start: an exit status
         self.all_gone = asyncio.Event()  # set when there is no process left

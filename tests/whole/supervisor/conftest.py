@@ -16,8 +16,9 @@ def serve(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Service]
     """Starts services, with a shared Redis."""
     started: list[Service] = []
 
-    def serve(**settings: object) -> Service:
-        started.append(Service(tmp_path / f"wsd-{len(started)}.toml", redis_url=redis.url, **settings))
+    def serve(*, notify: str = "", **settings: object) -> Service:
+        config = tmp_path / f"wsd-{len(started)}.toml"
+        started.append(Service(config, notify=notify, redis_url=redis.url, **settings))
         return started[-1]
 
     yield serve

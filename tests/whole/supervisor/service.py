@@ -60,18 +60,20 @@ class Service(Daemon):
 
     Args:
         config: the file for its settings.
-        settings: what it holds. Without others there is no authentication, and the ports are free ones.
+        notify: where systemd would listen.
+        settings: what the file holds. Without others there is no authentication, and the ports are free ones.
     """
 
     program = (sys.executable, "-c", PROGRAM)
 
-    def __init__(self, config: Path, **settings: object) -> None:
+    def __init__(self, config: Path, *, notify: str = "", **settings: object) -> None:
         self._config = config
         self.broken = config.with_suffix(".broken")  # while this file is there, no worker can start
         self._halt = config.with_suffix(".halt")  # names the step at which the supervisor stops itself
         self._settings = {"auth": "none", "port": 0, "admin_port": 0, "drain_seconds": 0, "log_format": "json"}
         self.write(**settings)
-        super().__init__("--config", str(config), BROKEN=str(self.broken), HALT=str(self._halt))
+        files = {"BROKEN": str(self.broken), "HALT": str(self._halt)}
+        super().__init__("--config", str(config), NOTIFY_SOCKET=notify, **files)
         self.wait_until_ready()
 
     def write(self, **settings: object) -> None:

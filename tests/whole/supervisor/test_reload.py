@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.lib.clients import Client
 from tests.lib.servers import RedisServer
-from tests.lib.waiting import eventually, until
+from tests.lib.waiting import PATIENCE, eventually, until
 from tests.whole.handover.crowd import crowd, numbering
 from tests.whole.supervisor.service import Service, alive
 
@@ -117,13 +119,29 @@ async def test_an_old_worker_that_dies_during_a_reload_is_replaced_by_the_one_th
     assert service.readiness()[0] == 200
 
 
-async def test_who_does_not_take_what_was_sent_is_sent_away_and_counted(serve: Serve, redis: RedisServer) -> None:
-    service = serve(max_backlog_age=600)
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[socket.socket]:
+    """Where systemd would listen to the service."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(PATIENCE)
+        yield sock
+
+
+async def test_who_does_not_take_what_was_sent_is_sent_away_and_everybody_is_told(
+    serve: Serve, redis: RedisServer, systemd: socket.socket
+) -> None:
+    service = serve(notify=systemd.getsockname(), max_backlog_age=600)
     async with crowd(service.port, [["stay"]] * 3) as heard, Client(service.port, receive_buffer=4096) as slow:
         await slow.subscribe("large")
         while not service.metrics("wsd_lagging_connections")[""]:
             redis.publish("large", '"' + "x" * 40_000 + '"')
-        await reload(service)
+        said = await reload(service)
+        why = "1 could not be moved: what had been sent to them was not taken within 10 s"
+        assert said == f"reloaded: no setting has changed; 3 clients went over; {why}"
+        assert service.about("reloaded: ")[-1]["level"] == "warning"
+        while f"the last reload closed clients: {why}\n" not in f"{systemd.recv(4096).decode()}\n":
+            pass
         moves = service.metrics("wsd_moves_total")
         assert moves.pop("back") >= 1
         assert moves == {"out": 3, "in": 3, "gap": 0, "sent_away": 1, "lost": 0}
