@@ -417,7 +417,7 @@ async def test_what_comes_right_behind_the_mark_is_for_those_who_come(
             fanout.publish(b"a", b"2")
 
         monkeypatch.setattr(Taker, "_on_mark", in_one_read)
-        assert (await move(one, two))[0] == Given(3, 0, 0, "")
+        assert (await move(one, two))[0] == Given(3, {}, 0, "")
         await eventually(lambda: others[0].numbers["own"] == [1])
         await eventually(lambda: all(each.numbers["a"] for each in heard), "what came behind the mark")
         assert [each.numbers["a"] for each in heard] == [[2]] * 3
