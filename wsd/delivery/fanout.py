@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple
@@ -191,17 +191,15 @@ class Fanout:
             self.announce_gap(channel)
         self._topics.confirm(channel)
 
-    def announce_gap(self, channel: bytes, to: Collection[Listener] | None = None) -> None:
-        """Tell that messages may have been missed, before the next one; nobody is told if notices are off.
+    def announce_gap(self, channel: bytes) -> None:
+        """Tell those who listen now that they may have missed messages; nobody is told if notices are off.
 
-        Args:
-            channel: the channel.
-            to: who is told, of those who listen now; None: all of them. One that begins to listen later has missed
-                nothing, but whoever takes the place of one that is told is told instead.
+        One that begins to listen later has missed nothing, but whoever takes the place of one that is told is told
+        instead.
         """
         topic = self._topics.channels.get(channel)
         if self._gap_notices and topic is not None and topic.heard:
-            self.deliver(topic, text_frame(gap(topic.name)), Told(topic, to))
+            self.deliver(topic, text_frame(gap(topic.name)), Told(topic))
 
     def barrier(self, then: Callable[[], object]) -> None:
         """Do something when all that has come until now is written, and nothing that comes later.

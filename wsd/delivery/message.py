@@ -11,7 +11,6 @@ would be a tenth. A run is one object for all that a burst brings of a topic in 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
 from itertools import accumulate, chain
 from operator import attrgetter
 
@@ -21,21 +20,20 @@ __all__ = ["Audience", "Run", "Told", "cut", "join"]
 
 
 class Told:
-    """The audience of a gap notice: some who listened to a topic at a time, and still do, or their successors.
+    """The audience of a gap notice: those who listened to a topic at a time, and still do, or their successors.
 
     A notice may wait for its pass while another listener takes the place of one (`wsd.delivery.topics.Topic.swap`).
     Then the notice is for the other, so the topic knows whom it is for until `done`.
 
     Args:
         topic: the topic.
-        to: those who listen to it now that are told; None: all of them.
     """
 
     __slots__ = ("_then", "topic")
 
-    def __init__(self, topic: Topic, to: Iterable[Listener] | None = None) -> None:
+    def __init__(self, topic: Topic) -> None:
         self.topic = topic
-        self._then = dict.fromkeys(topic.listeners() if to is None else (each for each in to if each in topic))
+        self._then = dict.fromkeys(topic.listeners())
         topic.noticed = (*topic.noticed, self._then)
 
     def listeners(self) -> list[Listener]:

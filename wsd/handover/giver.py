@@ -29,7 +29,7 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 
@@ -38,8 +38,8 @@ from wsd.clients.moving import MovableConnection
 from wsd.clients.phases import Phase
 from wsd.clients.record import VERSION, encode
 from wsd.codes import Close, Move
-from wsd.delivery.fanout import Fanout
 from wsd.handover import marks
+from wsd.handover.barrier import behind_barrier
 from wsd.handover.marks import CONFIRM_PATIENCE, Marks
 from wsd.handover.parts import Given, Parts
 from wsd.handover.standin import StandIn
@@ -312,7 +312,7 @@ class Giver:
         cut = set().union(*(topics for channel, topics in cohort.streams.items() if cohort.cut[channel].is_set()))
         if all(cut.issuperset(member.connection.listening) for member in cohort.members.values()):
             return  # a barrier is a pass of the fan-out, which under full load takes as long as all the rest
-        await _behind_barrier(self._fanout, partial(self._replace, cohort))
+        await behind_barrier(self._fanout, partial(self._replace, cohort))
 
     # Away with them.
 
@@ -429,18 +429,4 @@ class Giver:
                 self._take_back(cohort, member)
         self._cohorts.clear()
         self._marks.close()
-        await _behind_barrier(self._fanout, lambda: None)  # behind which they go on
-
-
-async def _behind_barrier(fanout: Fanout, act: Callable[[], None]) -> None:
-    """Act when all that has come until now is written, and wait until that is done."""
-    done = asyncio.Event()
-
-    def act_and_tell() -> None:
-        try:
-            act()
-        finally:
-            done.set()
-
-    fanout.barrier(act_and_tell)
-    await done.wait()
+        await behind_barrier(self._fanout)  # behind which they go on

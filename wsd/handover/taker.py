@@ -18,7 +18,7 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -28,9 +28,11 @@ from wsd.clients.record import VERSION, decode
 from wsd.codes import Close, Move
 from wsd.errors import RecordError
 from wsd.handover import marks
+from wsd.handover.barrier import behind_barrier
 from wsd.handover.expected import NO_STREAM, Arrival, Expected
 from wsd.handover.marks import CONFIRM_PATIENCE, Marks
 from wsd.handover.parts import Parts, Taken
+from wsd.handover.standin import StandIn
 from wsd.handover.steps import Step, reached
 from wsd.pipe import Message, Pipe
 
@@ -303,19 +305,28 @@ class Taker:
             del cohort.streams[stream], cohort.cut[stream]
         for topic in missed & cohort.heard:
             self._note_gap(cohort, topic, AWAY)
-            notice = self._fanout.gap_notice(topic)
-            for standin in cohort.of(topic):
-                standin.frames[:0] = notice  # before what has come since the cut
+            self._tell_of_gap(topic, cohort.of(topic))
         rest = [topic for topic in cohort.topics if topic not in cohort.heard and cohort.listeners[topic]]
         if rest:
             await self._pass_fences(rest)
-        for topic in rest:
+            # Behind a barrier, because the fan-out may have messages of these topics for others, from before.
+            await behind_barrier(self._fanout, partial(self._listen_with_gap, cohort, rest, missed))
+        self._parts.shared.metrics.moves[Move.GAP] += len(cohort.told)
+
+    def _listen_with_gap(self, cohort: Expected, topics: Iterable[str], missed: Collection[str]) -> None:
+        for topic in topics:
             self._listen(cohort, topic)
             self._note_gap(cohort, topic, AWAY if topic in missed else self._why_unknown(cohort, topic))
-            standins, channel = cohort.of(topic), self._topics.channel(topic)
-            if not self._source.missed(channel):
-                self._fanout.announce_gap(channel, standins)
-        self._parts.shared.metrics.moves[Move.GAP] += len(cohort.told)
+            if not self._source.missed(self._topics.channel(topic)):
+                # Not by the fan-out, because it may have messages already that have come since the barrier was made.
+                self._tell_of_gap(topic, cohort.of(topic))
+
+    def _tell_of_gap(self, topic: str, standins: Sequence[StandIn]) -> None:
+        """Keep the notice before everything that comes of a topic."""
+        notice = self._fanout.gap_notice(topic)
+        for standin in standins:
+            standin.frames[:0] = notice
+        self._parts.shared.metrics.gap_notices += len(notice) * len(standins)
 
     def _note_gap(self, cohort: Expected, topic: str, why: str) -> None:
         for number in cohort.listeners[topic]:

@@ -237,10 +237,9 @@ def test_a_swap_in_a_pass_in_progress_leaves_the_pass_to_the_old(house: House) -
 def test_a_notice_that_waits_goes_to_whoever_takes_the_place(house: House) -> None:
     old, new, other = house.join(Ear(), "a"), Ear(), house.join(Ear(), "a")
     house.fanout.announce_gap(b"a")
-    house.fanout.announce_gap(b"a", [old])
     house.topics.swap("a", old, new)
     house.loop.run()
-    assert (old.writes, new.writes, other.writes) == ([], [notice("a") * 2], [notice("a")])
+    assert (old.writes, new.writes, other.writes) == ([], [notice("a")], [notice("a")])
     assert house.topics.channels[b"a"].noticed == ()
 
 
@@ -254,28 +253,10 @@ def test_a_notice_behind_a_barrier_follows_a_swap_at_it(house: House) -> None:
     assert (old.writes, b"".join(new.writes)) == ([message("a", "1")], notice("a") + message("a", "2"))
 
 
-# Gap notices for some.
-
-
-def test_a_gap_may_be_announced_to_some(house: House) -> None:
-    ann, bob, cat = house.ears(3, "a")
-    stranger = house.join(Ear(), "b")
-    house.publish("a", "1")
-    house.fanout.announce_gap(b"a", [bob, cat, stranger])
-    house.publish("a", "2")
-    house.leave(cat, "a")
-    house.loop.run()
-    assert ann.writes == [message("a", "1", "2")]
-    assert bob.writes == [message("a", "1") + notice("a") + message("a", "2")]
-    assert cat.writes == stranger.writes == []
-    assert house.metrics.gap_notices == 1
-
-
-@pytest.mark.parametrize("to", [True, False], ids=["some", "all"])
-def test_nobody_is_told_when_notices_are_off(to: bool) -> None:
+def test_nobody_is_told_when_notices_are_off() -> None:
     house = House(gap_notices=False)
     ear = house.join(Ear(), "a")
-    house.fanout.announce_gap(b"a", [ear] if to else None)
+    house.fanout.announce_gap(b"a")
     assert not house.loop.queue
     assert ear.writes == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -421,4 +421,31 @@ async def test_what_comes_right_behind_the_mark_is_for_those_who_come(
         await eventually(lambda: others[0].numbers["own"] == [1])
         await eventually(lambda: all(each.numbers["a"] for each in heard), "what came behind the mark")
         assert [each.numbers["a"] for each in heard] == [[2]] * 3
+        check_clean(one, two)
+
+
+async def test_a_gap_is_told_before_what_the_taker_has_for_others(
+    redis: RedisServer, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut is unknown. When the stand-ins begin to listen, a message waits for those who listened there before."""
+    async with (
+        serving(redis) as one,
+        serving(own_redis) as two,
+        crowd(two.port, [["a"]]) as others,
+        crowd(one.port, [["a"]] * 3) as heard,
+    ):
+        pass_fences, fanout = Taker._pass_fences, two.parts.shared.fanout
+
+        async def then_comes_a_message(self: Taker, topics: Iterable[str]) -> None:
+            await pass_fences(self, topics)
+            fanout.publish(b"a", b"1")
+            asyncio.get_running_loop().call_soon(fanout.publish, b"a", b"2")
+
+        monkeypatch.setattr(Taker, "_pass_fences", then_comes_a_message)
+        assert (await move(one, two))[0] == Given(3, {taker.SERVERS: 3}, 0, "")
+        own_redis.publish("a", "3")
+        await eventually(lambda: all(each.numbers["a"][-1:] == [3] for each in (*heard, *others)), "the last one")
+        assert others[0].numbers["a"] == [1, 2, 3]
+        assert [each.gaps["a"] for each in heard] == [[0]] * 3, "before the first message"
+        assert two.metrics.gap_notices == 3
         check_clean(one, two)
