@@ -154,7 +154,8 @@ class AiohttpClient(Foreign):
                 await self._socket.pong(message.data)
             elif message.type is aiohttp.WSMsgType.PONG:
                 self.diary.ponged(bytes(message.data))
-        self.diary.ended(self._socket.close_code, "", time.monotonic())
+        code = self._socket.close_code
+        self.diary.ended(code if code != aiohttp.WSCloseCode.ABNORMAL_CLOSURE else None, "", time.monotonic())
 
     async def _ask(self) -> None:
         await eventually(lambda: self._session, "the session")

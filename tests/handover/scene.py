@@ -20,6 +20,7 @@ import jwt
 
 from tests.handover.crowd import Crowd, Size
 from tests.handover.deployments import Deployment
+from tests.handover.injection import Injection
 from tests.handover.judge import May, Verdict, judge, stays
 from tests.handover.numbers import Numbers
 from tests.handover.peers import World
@@ -151,6 +152,7 @@ class Scene:
         self.config: Path  # the TOML file of the settings, which are read anew at a reload
         self.settings: dict[str, str] = {}  # what stands in it
         self.environment: dict[str, str] = {}  # of the daemon, besides
+        self.injection: Injection  # what is done to its processes from within, if anything is
         self.program: Sequence[str] = Service.program
         self._stack = stack
         self._holdings: list[Holdings] = []  # what the daemon held each time after it had happened

@@ -9,13 +9,16 @@ from dataclasses import replace
 
 import uvloop
 
-from tests.handover import reloads
+from tests.handover import accidents, changes, outages, reloads
 from tests.handover.scene import Row, Scenario, play
 
 __all__ = ["SCENARIOS", "names", "run", "scenario"]
 
 SCENARIOS: Sequence[Scenario] = [
     *reloads.SCENARIOS,
+    *outages.SCENARIOS,
+    *changes.SCENARIOS,
+    *accidents.SCENARIOS,
 ]
 
 THREADS = 16
