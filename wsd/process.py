@@ -1,4 +1,4 @@
-"""What this process costs the machine: CPU, memory and descriptors, as the kernel counts them."""
+"""This process as the kernel has it: its name, and what it costs the machine in CPU, memory and descriptors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ import resource
 import time
 from contextlib import suppress
 
-__all__ = ["figures"]
+__all__ = ["figures", "set_name"]
 
 _PAGE = resource.getpagesize()
+
+
+def set_name(name: str) -> None:
+    """Say what `ps -o comm`, `top` and `systemctl status` shall call this process. To be called by its main thread.
+
+    Else it is called after the file that was executed: ``wsd`` if that was the script, ``python3`` where the
+    interpreter was, which is what the supervisor executes at a reload and for each worker.
+
+    Args:
+        name: at most 15 bytes; the kernel cuts off the rest (proc_pid_comm(5)).
+    """
+    with suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(name)
 
 
 def figures(*, whole: bool = True) -> dict[str, float]:

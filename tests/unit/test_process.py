@@ -1,12 +1,14 @@
-"""The figures are those that Prometheus's own client finds."""
+"""A process has the name that it gives itself, and the figures that Prometheus's own client finds."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
-from wsd.process import figures
+from wsd.process import figures, set_name
 
 
 def test_the_figures_are_those_of_prometheus_client() -> None:
@@ -30,3 +32,14 @@ def test_the_figures_are_those_of_prometheus_client() -> None:
 
 def test_descriptors_are_counted_only_if_wanted() -> None:
     assert figures(whole=False).keys() == figures().keys() - {"open_fds"}
+
+
+def test_a_name_with_a_blank_and_a_bracket_is_a_name() -> None:
+    comm = Path("/proc/self/comm")
+    before = comm.read_text().removesuffix("\n")
+    try:
+        set_name("wsd worker) 1")
+        assert comm.read_text() == "wsd worker) 1\n"
+        assert figures()["start_time_seconds"] > 0
+    finally:
+        set_name(before)

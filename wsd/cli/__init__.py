@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(arguments: list[str]) -> int:
     """Run the supervisor. Not by way of the commands, which bring the settings and with them 30 MiB."""
     supervisor = import_quietly("wsd.supervisor")
+    import_quietly("wsd.process").set_name("wsd")
     try:
         status: int = supervisor.run(arguments)
     except import_quietly("wsd.errors").StartupError as exc:

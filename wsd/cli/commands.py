@@ -29,6 +29,10 @@ MODULES = {
 WORKER = "worker"
 """The command that the supervisor of ``wsd serve`` runs. Nobody types it, so it is in no help."""
 
+PIPE = "fd="
+"""Before the descriptor of the pipe to the supervisor, in that command. Without it, whoever reads what ps shows would
+take the descriptor for the number of the worker."""
+
 DAEMONS = ("serve", "dev")
 """Commands that need no standard output. The result of every other one is what it prints."""
 
@@ -54,13 +58,13 @@ def run(argv: list[str] | None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    worker = argv[:1] == [WORKER] and argv[1:2] != [] and argv[1].isdecimal()
+    worker = argv[:1] == [WORKER] and argv[1:2] != [] and argv[1].startswith(PIPE)
     try:
         args = parse(["serve", *argv[2:]] if worker else argv)
     except SystemExit:  # argparse has printed the help or the version
         return 0
     if worker:
-        served: int = import_quietly("wsd.cli.worker").run(int(argv[1]), args)
+        served: int = import_quietly("wsd.cli.worker").run(int(argv[1].removeprefix(PIPE)), args)
         return served
     if args.command not in DAEMONS:
         check_stdout()

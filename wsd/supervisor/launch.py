@@ -67,7 +67,7 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             theirs.set_inheritable(True)
-            command = [*self.program, "worker", str(theirs.fileno()), *self.arguments]
+            command = [*self.program, "worker", f"fd={theirs.fileno()}", *self.arguments]
             environment = {name: value for name, value in os.environ.items() if name not in OURS}
             try:
                 pid = os.posix_spawn(command[0], command, environment, setsigmask=BLOCKED)

@@ -34,7 +34,7 @@ from typing import Any
 
 import uvloop
 
-from wsd import __version__, descriptors, logs
+from wsd import __version__, descriptors, logs, process
 from wsd.admin.exposition import render
 from wsd.admin.standing import Standing
 from wsd.config import Settings, pack, unpack, warnings
@@ -76,6 +76,7 @@ def run(descriptor: int, read: Callable[[], Settings], state: Callable[[], int])
         SettingsError: if the settings can't be used, at the first start of the service.
         StartupError: if it can't start on this machine.
     """
+    process.set_name("wsd worker")
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
@@ -235,6 +236,7 @@ class _Supervised:
     def _start(self, message: Message, passed: list[int]) -> None:
         settings = unpack(message["settings"])
         number, workers = message["number"], message["workers"]
+        process.set_name(f"wsd worker {number}")
         logs.setup(settings.log_level, settings.log_format, worker=number if workers > 1 else None)
         logs.catch_all()
         headcount = None

@@ -131,6 +131,10 @@ class Service(Daemon):
         until(lambda: self.about(words), f"the log has {words!r}")
         return self.about(words)[-1]
 
+    def names(self) -> list[str]:
+        """What `ps` calls its processes, the supervisor first."""
+        return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in (self.pid, *self.workers)]
+
     def resident(self) -> int:
         """Bytes of memory of the supervisor."""
         found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)

@@ -50,7 +50,10 @@ async def test_clients_stay_through_reloads_that_change_the_number_of_workers(se
 
 def test_a_supervisor_is_the_same_process_with_the_same_descriptors_after_many_reloads(serve: Serve) -> None:
     service = serve(workers=2)
+    names, command = service.names(), Path(f"/proc/{service.pid}/cmdline").read_bytes()
+    assert names == ["wsd", "wsd worker 0", "wsd worker 1"]
     service.reload()
+    assert (service.names(), Path(f"/proc/{service.pid}/cmdline").read_bytes()) == (names, command)
     descriptors = service.descriptors()
     for _ in range(3):
         service.reload()
