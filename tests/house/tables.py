@@ -60,7 +60,7 @@ def close_codes() -> str:
         ("1000, 1001", "the client's own close code comes back to the client", "do as it likes"),
         (
             "any other, or none (1006)",
-            "the network, a proxy, or a 4008 that could not be delivered",
+            "the network, a proxy, a process of wsd that was killed, or a 4008 that could not be delivered",
             "reconnect with jitter",
         ),
     ]

@@ -15,8 +15,10 @@
     stop {}          end at once
 
 A worker that the supervisor has left alone, because it has died, drains and ends: nobody could tell it to, or take its
-place. The worker pays no heed to the signals of a terminal, which go to the supervisor as well. A SIGTERM that it gets
-alone makes it drain and end; the supervisor starts another.
+place. The unit for systemd does not let it come to that, because wsd is back sooner when all are killed at once.
+
+The worker pays no heed to the signals of a terminal, which go to the supervisor as well. A SIGTERM that it gets alone
+makes it drain and end; the supervisor starts another.
 """
 
 from __future__ import annotations
@@ -288,6 +290,7 @@ class _Supervised:
         deadline = loop.time() + REDIS_PATIENCE
         while not worker.source.up and loop.time() < deadline:  # noqa: ASYNC110 - once in a worker's life
             await asyncio.sleep(LOOK)
+        self._pipe.send(_report(worker, None, whole=False))  # the last one may say that Redis is away
         self._pipe.send({"say": "ready", "redis": worker.source.up})
         await asyncio.get_running_loop().create_future()
 

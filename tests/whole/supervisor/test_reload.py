@@ -135,6 +135,7 @@ async def test_who_does_not_take_what_was_sent_is_sent_away_and_everybody_is_tol
     serve: Serve, redis: RedisServer, systemd: socket.socket
 ) -> None:
     service = serve(notify=systemd.getsockname(), max_backlog_age=600)
+    assert systemd.recv(4096) == b"READY=1\nSTATUS=1 worker, 0 clients, 0 deliveries/s; Redis is connected"
     async with crowd(service.port, [["stay"]] * 3) as heard, Client(service.port, receive_buffer=4096) as slow:
         await slow.subscribe("large")
         while not service.metrics("wsd_lagging_connections")[""]:

@@ -170,6 +170,20 @@ def test_a_worker_that_is_frozen_is_replaced(host: Host) -> None:
         assert not crowd.report().wrong
 
 
+def test_a_main_process_that_is_killed_takes_its_workers_along_and_all_are_started_again(host: Host) -> None:
+    with host.crowd() as crowd:
+        main, workers = host.main, host.workers
+        host("kill", "-KILL", str(main))
+        until(lambda: host.main not in (0, main) and host.get("/readyz").startswith("ready\n"), "a restart")
+        assert not set(host.workers) & set(workers)
+        told = crowd.report()
+        # With the socket units who comes meanwhile waits.
+        assert (told.wrong, set(told.newcomers)) == ([], {"in"})
+        assert set(told.closed) <= {"None", "1012", "ConnectionResetError"}
+    names = host("ps", "-o", "comm=", "-p", ",".join(map(str, (host.main, *host.workers)))).splitlines()
+    assert sorted(names) == ["wsd", *(f"wsd worker {number}" for number in range(WORKERS))]
+
+
 def test_the_watchdog_starts_it_again_when_it_is_frozen(host: Host) -> None:
     host.drop_in("WatchdogSec=2")
     host("systemctl", "restart", "wsd")
