@@ -60,6 +60,9 @@ class JWTAuthenticator:
         require_topics: refuse a token without the claim ``topics``.
         max_size: characters that a token may have.
         wall: the clock that ``exp`` and ``nbf`` are about, in seconds since the epoch.
+
+    Raises:
+        jwt.InvalidKeyError: if the key is for none of the algorithms; `wsd.config.jwt_key` returns no such key.
     """
 
     initial: Grant | None = None
@@ -76,27 +79,18 @@ class JWTAuthenticator:
         max_size: int = MAX_TOKEN,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._algorithms = tuple(algorithms)
-        self.use_key(key)
+        # A public key is parsed once, and not for every token.
+        self._verifiers = {
+            name: (algorithm, algorithm.prepare_key(key))
+            for name in algorithms
+            for algorithm in (jwt.get_algorithm_by_name(name),)
+        }
         self._audience = audience
         self._issuer = issuer
         self._leeway = leeway
         self._require_topics = require_topics
         self._max_size = max_size
         self._wall = wall
-
-    def use_key(self, key: bytes) -> None:
-        """Check tokens with another key from now on.
-
-        Raises:
-            jwt.InvalidKeyError: the key is for none of the algorithms; `wsd.config.jwt_key` returns no such key.
-        """
-        # A public key is parsed once, and not for every token.
-        self._verifiers = {
-            name: (algorithm, algorithm.prepare_key(key))
-            for name in self._algorithms
-            for algorithm in (jwt.get_algorithm_by_name(name),)
-        }
 
     def verify(self, token: str) -> Grant:
         """Check a token.

@@ -20,7 +20,7 @@ and drops the backlog; the end comes with the next turn of the loop.
 Two bounds hold whatever the client does or omits:
 
 - the bytes that wait, counted from the first that the socket has not taken and checked whenever they grow. A message
-  that is itself longer than the bound could never be held to it. Some of those may wait (`LARGE_MESSAGES`), because a
+  that is itself longer than the bound could never be held to it. Some of those may wait (`Bounds.most`), because a
   client that reads at full speed still has one in its socket when the next one comes;
 - the age of what the socket has not taken, checked by the sweep. A portion counts from the time when its oldest frame
   was due, so a client that reads a trickle is found as well as one that has stopped.
@@ -42,10 +42,7 @@ from wsd.clients.phases import Phase
 from wsd.deadlines import NOWHERE, Sweep
 from wsd.delivery.fanout import Bounds
 
-__all__ = ["LARGE_MESSAGES", "Writer"]
-
-LARGE_MESSAGES = 8
-"""How many messages may wait that are longer than ``max_backlog``. They are kept by reference, once for all clients."""
+__all__ = ["Writer"]
 
 
 def _write_nothing(data: bytes) -> None:
@@ -233,10 +230,9 @@ class Writer(asyncio.BaseProtocol, ABC):
         """Be doomed if too much waits.
 
         Args:
-            longest: bytes of what was written last. Whatever is longer than the bound is a single message.
+            longest: bytes of the longest of what was written last.
         """
-        if longest > self._bounds.max_backlog:
-            self._most = max(self._most, LARGE_MESSAGES * longest)
+        self._most = max(self._most, self._bounds.most(longest))
         if self.backlog_bytes > self._most:
             self._enter(Phase.DOOMED)
             self.loop.call_soon(self._give_up, "bytes", self.backlog_bytes, self.backlog_age)

@@ -51,7 +51,7 @@ from wsd.protocol.frames import text_frame
 from wsd.protocol.messages import gap
 from wsd.protocol.payload import embed
 
-__all__ = ["PORTION", "Bounds", "Fanout"]
+__all__ = ["LARGE_MESSAGES", "PORTION", "Bounds", "Fanout"]
 
 PORTION = 65_536
 """Bytes handed to a socket at a time, unless a single message is longer. Twice as much saves a tenth of the CPU of a
@@ -70,6 +70,9 @@ MAX_WAITING = 8_388_608
 """Bytes of the log at which the source is held: 50,000 messages of 150 bytes, which a burst may well bring. A log of 1
 MiB would have nothing to join for 10,000 topics of one listener each: half as many deliveries, for twice the CPU."""
 
+LARGE_MESSAGES = 8
+"""How many messages may wait that are longer than ``max_backlog``. They are kept by reference, once for all clients."""
+
 LARGE = 4
 """A message longer than ``max_backlog`` divided by this is worth a warning: a client that still reads the last one, and
 the one before it, is nearly cut off."""
@@ -83,6 +86,15 @@ class Bounds:
 
     max_backlog: int  # bytes
     max_backlog_age: float  # seconds
+
+    def most(self, longest: int) -> int:
+        """How many bytes may wait.
+
+        Args:
+            longest: bytes of what was written last. Whatever is longer than ``max_backlog`` is a single message, which
+                could never be held to it.
+        """
+        return LARGE_MESSAGES * longest if longest > self.max_backlog else self.max_backlog
 
     @property
     def portion(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from wsd.clients.writer import LARGE_MESSAGES
 from wsd.delivery.fanout import Bounds
 
 __all__ = ["StandIn"]
@@ -33,8 +32,7 @@ class StandIn:
 
     def write(self, data: bytes, /) -> None:
         """Keep frames."""
-        if len(data) > self._most:
-            self._most = LARGE_MESSAGES * len(data)
+        self._most = max(self._most, self._bounds.most(len(data)))
         self._kept += len(data)
         if self._kept > self._most:
             self.overrun = True

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from wsd import __version__, headcount, logs, systemd
 from wsd.admin.server import Admin
-from wsd.logs import BoundedLogger
+from wsd.logs import BoundedLogger, life
 from wsd.metrics import Metrics
 from wsd.pipe import Message
 from wsd.supervisor import state, steps
@@ -191,13 +191,7 @@ class _Supervisor:
         team.seats = [Seat(number) for number in range(chosen.workers)]
         # The sockets listen from now on: who connects waits until a worker is there. It is said before one is, so that
         # it is the first line of the log.
-        logger.info(
-            "wsd %s listens on %s for clients and on %s for admin; Redis is at %s",
-            __version__,
-            listening.clients_at(),
-            listening.admin_at(),
-            chosen.redis,
-        )
+        life.listening(listening.clients_at(), listening.admin_at(), chosen.redis)
         team.seats[0].child = first
         team.start(first, 0)
         for seat in team.seats[1:]:
@@ -329,10 +323,7 @@ class _Supervisor:
         for task in self._tasks[2:]:  # no reload and no move any more
             task.cancel()
         seconds = team.chosen.drain_seconds
-        clients = sum(child.clients for child in team.children)
-        logger.info(
-            "draining: sending %d connections away within %g s; a second signal stops at once", clients, seconds
-        )
+        life.draining(sum(child.clients for child in team.children), seconds)
         if team.listening.shared:
             team.dismiss("close")  # who comes now waits in systemd's sockets for the next process
         team.dismiss("drain", seconds=seconds)
@@ -359,7 +350,7 @@ class _Supervisor:
         team.close()
         logs.flush()
         if started:
-            logger.info("stopped")
+            life.stopped()
 
     # What goes on meanwhile.
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import uvloop
 
-from wsd import __version__, descriptors, logs, sockets, systemd
+from wsd import descriptors, logs, sockets, systemd
 from wsd.admin.alone import alone
 from wsd.admin.server import Admin
 from wsd.config import Settings
 from wsd.errors import StartupError
-from wsd.logs import BoundedLogger
+from wsd.logs import BoundedLogger, life
 from wsd.worker.worker import RESERVED_DESCRIPTORS, Worker
 
 __all__ = ["LoneWorker", "run"]
@@ -85,13 +85,7 @@ class LoneWorker(Worker):
         await self.listen(for_clients)
         self.port, self.admin_port = sockets.port_of(for_clients), sockets.port_of(for_admin)
         descriptors.warn_of_little_room(self.room, settings.max_connections)
-        logger.info(
-            "wsd %s listens on %s for clients and on %s for admin; Redis is at %s",
-            __version__,
-            sockets.describe("ws", for_clients),
-            sockets.describe("http", for_admin),
-            self.deployment,
-        )
+        life.listening(sockets.describe("ws", for_clients), sockets.describe("http", for_admin), self.deployment)
         systemd.notify("READY=1")
 
     async def main_loop(self) -> None:
@@ -99,11 +93,7 @@ class LoneWorker(Worker):
         await self.until_any(self._stop.wait())
         systemd.notify("STOPPING=1")
         seconds = self._settings.drain_seconds
-        logger.info(
-            "draining: sending %d connections away within %g s; a second signal stops at once",
-            len(self.gateway.connections),
-            seconds,
-        )
+        life.draining(len(self.gateway.connections), seconds)
         await self.until_any(self._stop_now.wait(), self.gateway.drain(seconds))
 
     async def shutdown(self) -> None:
@@ -111,7 +101,7 @@ class LoneWorker(Worker):
         await self._admin.close()
         await self.close()
         if self.port:  # else it has not started, and its error says so
-            logger.info("stopped")
+            life.stopped()
 
     def handle_signals(self) -> None:
         """SIGTERM, SIGINT and SIGHUP stop it. SIGHUP comes from a terminal that was closed.

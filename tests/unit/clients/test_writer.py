@@ -11,9 +11,9 @@ from typing import cast
 import pytest
 
 from wsd.clients.phases import Phase
-from wsd.clients.writer import LARGE_MESSAGES, Writer
+from wsd.clients.writer import Writer
 from wsd.deadlines import Sweep
-from wsd.delivery.fanout import Bounds
+from wsd.delivery.fanout import LARGE_MESSAGES, Bounds
 
 BOUND = 1000
 AGE = 10.0
