@@ -46,7 +46,9 @@ examples:
 
 SIGTERM and SIGINT (Ctrl-C) drain: clients are sent away over drain_seconds; a
 second signal stops at once. SIGHUP reads all settings anew, and starts new
-processes with them, and with the code that is installed then.
+processes with them, and with the code that is installed then; connections go
+over to these and stay open. Flags and the environment can't change by that, so
+settings that shall change belong into the TOML file.
 """
 
 DEV = """\
