@@ -11,6 +11,7 @@
 ``state``      what survives when the supervisor executes itself
 ``moving``     clients go from one worker to another
 ``balance``    evens the load out
+``signs``      what systemd is told meanwhile
 ``listening``  the listening sockets, and which worker gets which
 ``chosen``     the settings in force
 ``pages``      what the admin port shows of the team

@@ -24,6 +24,7 @@ from wsd.supervisor.launch import Launched, Launcher
 from wsd.supervisor.listening import listen
 from wsd.supervisor.pages import service
 from wsd.supervisor.reloading import Reloader, ReloadError
+from wsd.supervisor.signs import Signs
 from wsd.supervisor.steps import Step
 from wsd.supervisor.team import Seat, Team
 
@@ -31,12 +32,6 @@ __all__ = ["STATE_VERSION", "resume", "run"]
 
 STATE_VERSION = state.VERSION
 """What this code understands; a worker of it says so to a supervisor of other code."""
-
-MORE_TIME = 15.0
-"""Seconds that systemd is asked for while a drain or a reload goes on."""
-
-EXTEND_EVERY = 5.0
-"""Seconds between two such requests, and between two lines of status."""
 
 STOP_PATIENCE = 5.0
 """Seconds for workers to end that were told to end at once; then they are killed."""
@@ -109,12 +104,12 @@ class _Supervisor:
     def __init__(self, team: Team) -> None:
         self._team = team
         self._admin = Admin(service(team).pages)
+        self._signs = Signs(team)
         self._strange = BoundedLogger(logger)  # for signals that mean nothing
         self._stop = asyncio.Event()  # set by the first signal
         self._stop_now = asyncio.Event()  # set by the second
         self._reload = asyncio.Event()  # set by SIGHUP
         self._moving = asyncio.Lock()  # held by whoever moves clients
-        self._rate = 0.0  # deliveries a second, lately
         self._tasks: list[asyncio.Task[None]] = []
 
     async def live(self, begin: Callable[[], Awaitable[int | None]]) -> int:
@@ -132,7 +127,7 @@ class _Supervisor:
             status = await begin()
             if status is not None:
                 return status
-            self._keep(self._reload_whenever_told(), Balance(self._team, self._moving).run(), self._tell_status())
+            self._keep(self._reload_whenever_told(), Balance(self._team, self._moving).run(), self._signs.tell_status())
             await self._ended(self._stop.wait())
             await self._drain()
         except _Stopped:
@@ -176,7 +171,7 @@ class _Supervisor:
             complete.cancel()
         if team.failed.done():
             return team.failed.result()
-        systemd.ready(self._status())
+        systemd.ready(self._signs.status())
         return None
 
     def _begin(self, first: Child, message: Message, passed: Sequence[systemd.Listening]) -> None:
@@ -210,13 +205,13 @@ class _Supervisor:
         await self._serve_pages()
         steps.reached(Step.RESUMED)
         logger.info("the supervisor runs wsd %s now", __version__)
-        systemd.ready(self._status())
+        systemd.ready(self._signs.status())
 
     async def _serve_pages(self) -> None:
         assert self._team.listening is not None
         # Copies, because the admin port closes what it was given, and these sockets must outlive it.
         await self._admin.serve([sock.dup() for sock in self._team.listening.admin])
-        self._keep(self._team.watch(), self._watchdog())
+        self._keep(self._team.watch(), self._signs.watchdog())
 
     def _keep(self, *work: Coroutine[Any, Any, None]) -> None:
         """Do something as long as the service lives."""
@@ -255,12 +250,12 @@ class _Supervisor:
             await self._reload.wait()
             self._reload.clear()
             async with self._moving:
-                extending = asyncio.create_task(self._extend_timeout())
+                extending = asyncio.create_task(self._signs.extend_timeout())
                 try:
                     await self._reload_once()
                 finally:
                     extending.cancel()
-            systemd.ready(self._status())
+            systemd.ready(self._signs.status())
 
     async def _reload_once(self) -> None:
         team, result = self._team, "failed"
@@ -328,7 +323,7 @@ class _Supervisor:
             team.dismiss("close")  # who comes now waits in systemd's sockets for the next process
         team.dismiss("drain", seconds=seconds)
         waited = [asyncio.create_task(event.wait()) for event in (team.all_gone, self._stop_now)]
-        extending = asyncio.create_task(self._extend_timeout())
+        extending = asyncio.create_task(self._signs.extend_timeout())
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         extending.cancel()
         for waiting in waited:
@@ -352,48 +347,6 @@ class _Supervisor:
         if started:
             life.stopped()
 
-    # What goes on meanwhile.
-
-    async def _extend_timeout(self) -> None:
-        """Ask systemd for more time, again and again."""
-        while True:
-            systemd.extend_timeout(MORE_TIME)
-            await asyncio.sleep(EXTEND_EVERY)
-
-    async def _watchdog(self) -> None:
-        """Tell systemd that the service lives, as long as every worker's event loop turns."""
-        while True:
-            interval = systemd.watchdog_interval()
-            if interval is not None and self._team.lives():
-                systemd.watchdog()
-            await asyncio.sleep(interval or EXTEND_EVERY)
-
-    async def _tell_status(self) -> None:
-        before = self._deliveries()
-        while True:
-            await asyncio.sleep(EXTEND_EVERY)
-            now = self._deliveries()
-            self._rate, before = max(now - before, 0) / EXTEND_EVERY, now
-            systemd.status(self._status())
-
-    def _deliveries(self) -> int:
-        """How many messages were handed to connections, by all workers that there ever were."""
-        reports = [child.report.metrics for child in self._team.children if child.report is not None]
-        return sum(int(metrics.get("deliveries") or 0) for metrics in (*reports, self._team.retired.metrics))
-
-    def _status(self) -> str:
-        """What ``systemctl status`` shows."""
-        team = self._team
-        workers = [seat.child for seat in team.seats if seat.child is not None]
-        clients = sum(child.clients for child in workers)
-        problems = {child.report.unready for child in workers if child.report is not None} - {""}
-        counted = "1 worker" if len(team.seats) == 1 else f"{len(team.seats)} workers"
-        said = [f"{counted}, {clients} clients, {self._rate:.0f} deliveries/s"]
-        said += sorted(problems) or ["Redis is connected"]
-        if team.trouble:
-            said.append(team.trouble)
-        return "; ".join(said)
-
     # Signals.
 
     def _handle_signals(self) -> None:
@@ -416,7 +369,7 @@ class _Supervisor:
         (self._stop_now if self._stop.is_set() else self._stop).set()
 
     def _told_to_reload(self) -> None:
-        systemd.reloading(self._status())
+        systemd.reloading(self._signs.status())
         self._reload.set()
 
     def _ignore_signal(self, number: signal.Signals) -> None:
