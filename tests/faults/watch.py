@@ -53,10 +53,12 @@ class ObservedDaemon(Daemon):
     program = (sys.executable, "-m", "tests.faults.observed")
 
     def cpu_seconds(self) -> float:
-        """Processor time of its worker so far."""
-        (worker,) = self.workers
-        fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time of all its processes so far: the worker serves clients, and the supervisor answers /readyz."""
+        ticks = 0
+        for pid in (self.pid, *self.workers):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def holdings(self) -> Holdings:
         """What its worker holds now."""
