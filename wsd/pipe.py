@@ -50,6 +50,9 @@ _IN_MEMORY = b"@"
 _NO_ROOM = frozenset((errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 """Errors that pass: too many descriptors are on their way, or open."""
 
+_NOBODY = frozenset((errno.EPIPE, errno.ECONNRESET))
+"""Errors of a message to somebody who has hung up or has died. What he has said before may wait to be read still."""
+
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """Make the two ends of a pipe. They are closed in a new program unless they are passed on."""
@@ -93,7 +96,7 @@ class Pipe:
         self.open = True
         sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self._read)
+        self._watch()
 
     @property
     def waiting(self) -> int:
@@ -154,11 +157,15 @@ class Pipe:
         self._ended.set()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
+        self._drop()
+        return self._sock
+
+    def _drop(self) -> None:
+        """Forget what waits to be sent."""
         for waiting in self._queue:
             _close(waiting.memory)
         self._queue.clear()
         self._flushed.set()
-        return self._sock
 
     # Writing.
 
@@ -178,6 +185,9 @@ class Pipe:
                 if exc.errno in _NO_ROOM:
                     self._blocked = True
                     self._loop.call_later(RETRY, self._retry)
+                elif exc.errno in _NOBODY:
+                    self._drop()  # the end is found by who reads, behind all that the other side has said
+                    self._watch()
                 else:
                     self._loop.call_soon(self._end)  # not from within the caller
                 return
@@ -195,6 +205,11 @@ class Pipe:
 
     # Reading.
 
+    def _watch(self) -> None:
+        """Let the event loop look for what comes; anew after an error, because libuv looks no more then."""
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.add_reader(self._sock.fileno(), self._read)
+
     def _read(self) -> None:
         for _ in range(READ_MOST):
             if not self.open:
@@ -203,6 +218,9 @@ class Pipe:
                 packet, ancillary, flags, _ = self._sock.recvmsg(PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # the other side has died before it had read everything
+                self._watch()
+                continue  # what it has said comes next
             except OSError:
                 packet, ancillary, flags = b"", [], 0
             descriptors = [descriptor for _, _, data in ancillary for descriptor in _INTEGERS(data)]

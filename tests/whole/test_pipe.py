@@ -117,7 +117,31 @@ def test_one_who_dies_while_messages_wait(run: Callable[[Any], None]) -> None:
         assert left.pipe.waiting
         socket_of_the_dead.close()
         await left.pipe.flush()
-        assert (left.closed, left.pipe.waiting, left.pipe.open) == (1, 0, False)
+        assert left.pipe.waiting == 0
+        await eventually(lambda: left.closed)
+        assert (left.closed, left.pipe.open) == (1, False)
+
+    run(check())
+
+
+@pytest.mark.parametrize("sending", [False, True])
+def test_what_one_has_said_before_he_died_is_heard(run: Callable[[Any], None], *, sending: bool) -> None:
+    """Although he left messages unread, and although this side has something more to say to him."""
+
+    async def check() -> None:
+        left, right = ends()
+        socket_of_the_dead = right.pipe.detach()
+        left.pipe.send({"n": "unread"})
+        for n in range(100):
+            socket_of_the_dead.send(b'{"n":%d}' % n)
+        socket_of_the_dead.close()
+        sent: list[Message] = []
+        if sending:
+            left.pipe.send({"n": "too late"}, on_sent=lambda: sent.append({}))
+        await eventually(lambda: left.closed)
+        assert [message["n"] for message in left.messages] == list(range(100))
+        assert left.closed == 1
+        assert not sent
 
     run(check())
 
