@@ -15,7 +15,8 @@ taker::
 
 From ``prepare`` on nothing is read from the cohort, so no request is half here and half there. A connection is still
 written to until the cut; after it, stand-ins keep what comes. So whoever dies, nothing is lost: when the taker does not
-answer or dies, the stand-ins are what the connections here go on with.
+answer or dies, the stand-ins are what the connections here go on with. When the giver dies, those that it has sent are
+served by the taker.
 
 A connection whose socket has not taken everything that the transport holds is sent when it has, while the next cohorts
 move. It is let go when the taker has it, and not before.
@@ -150,7 +151,9 @@ class Giver:
 
     async def _greet(self) -> str:
         reached(Step.GIVER_BEGINS)
-        hello = await self._ask({"do": "hello", "record": VERSION, "naming": self._parts.naming})
+        hello = await self._ask(
+            {"do": "hello", "record": VERSION, "naming": self._parts.naming, "process": os.getpid()}
+        )
         return str(hello.get("refusal", ""))
 
     async def _give(self) -> str:

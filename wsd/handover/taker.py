@@ -41,6 +41,10 @@ __all__ = ["Taker"]
 IMPATIENCE = 0.1
 """Seconds that the next cohort waits, because a hand-over of many cohorts must come to an end."""
 
+DEATH_PATIENCE = 1.0
+"""Seconds until a giver that says nothing more is taken for alive. The pipe of a process that dies ends a moment before
+the process does."""
+
 BATCH = 32
 """Connections that are begun to be opened in one turn of the loop. One takes about 0.1 ms."""
 
@@ -78,11 +82,12 @@ class Taker:
         self._cohorts: dict[int, Expected] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[str] = self._loop.create_future()  # with the reason
-        self._untold: dict[int, socket.socket] = {}  # what has come, and the giver has not been told
+        self._untold: dict[int, tuple[Expected, Arrival]] = {}  # what has come, and the giver has not been told
+        self._giver = -1  # a descriptor of the giver's process (pidfd_open(2)); -1 if there is none
         self._moved = 0
         self._gaps: Counter[str] = Counter()  # clients that may have missed something, by why
         self._patience = CONFIRM_PATIENCE  # seconds that a cohort waits for Redis
-        self._pipe = Pipe(sock, self._receive, partial(self._finish, ""))
+        self._pipe = Pipe(sock, self._receive, self._on_closed)
 
     async def run(self) -> Taken:
         """Take until the giver has nothing more, or has died."""
@@ -93,8 +98,10 @@ class Taker:
                 await asyncio.wait(self._tasks)
         finally:
             self._pipe.close()
-            for sock in self._untold.values():
-                sock.close()
+            for _, arrival in self._untold.values():
+                arrival.sock.close()
+            if self._giver >= 0:
+                os.close(self._giver)
             for task in self._tasks:
                 task.cancel()
             for cohort in list(self._cohorts.values()):
@@ -107,6 +114,33 @@ class Taker:
             self._over.set_result(reason)
         for cohort in self._cohorts.values():
             cohort.inbox.put_nowait({"do": "end"})
+
+    def _on_closed(self) -> None:
+        if self._untold:
+            self._start(self._outlive())
+        else:
+            self._finish("")
+
+    async def _outlive(self) -> None:
+        """Serve those that the giver was not told of, if it has died. If it has hung up, it goes on with them."""
+        if await self._giver_dies():
+            for number in list(self._untold):
+                self._keep(number)
+        self._finish("")
+
+    async def _giver_dies(self) -> bool:
+        if self._giver < 0:
+            return False
+        ended = asyncio.Event()
+        self._loop.add_reader(self._giver, ended.set)
+        try:
+            async with asyncio.timeout(DEATH_PATIENCE):
+                await ended.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._loop.remove_reader(self._giver)
+        return True
 
     # The conversation.
 
@@ -148,6 +182,8 @@ class Taker:
         if message.get("record") != VERSION:
             refusal = f"the new worker reads records of version {VERSION}, the old one writes {message.get('record')}"
         self._alike = message.get("naming") == self._parts.naming
+        with suppress(OSError):  # it has died already, or it is of older code, and does not say which process it is
+            self._giver = os.pidfd_open(message.get("process", 0))
         self._pipe.send({"say": "hello", "record": VERSION, "refusal": refusal})
 
     def _take(self, message: Message, descriptors: list[int]) -> None:
@@ -167,16 +203,14 @@ class Taker:
             logger.error("a connection can't be taken over: %s", exc)
             return
         reached(Step.TAKER_HAS)
+        self._untold[number] = cohort, Arrival(number, record, sock)
+        # When that is said it is ours. If the giver has hung up before, it never is.
+        self._pipe.send({"say": "have", "cohort": cohort.number, "client": number}, on_sent=partial(self._keep, number))
 
-        self._untold[number] = sock
-
-        def keep() -> None:
-            # From now on it is ours. If the giver has given up before, this is never called.
-            del self._untold[number]
-            cohort.come.append(Arrival(number, record, sock))
-            cohort.inbox.put_nowait({"do": "serve"})
-
-        self._pipe.send({"say": "have", "cohort": cohort.number, "client": number}, on_sent=keep)
+    def _keep(self, number: int) -> None:
+        cohort, arrival = self._untold.pop(number)
+        cohort.come.append(arrival)
+        cohort.inbox.put_nowait({"do": "serve"})
 
     # One cohort.
 
