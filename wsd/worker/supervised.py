@@ -28,7 +28,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from enum import IntEnum
@@ -42,7 +42,6 @@ from wsd.admin.standing import Standing
 from wsd.config import Settings, pack, unpack, warnings
 from wsd.errors import SettingsError
 from wsd.handover.giver import Giver
-from wsd.handover.parts import Given, Taken
 from wsd.handover.taker import Taker
 from wsd.headcount import Headcount
 from wsd.pipe import Message, Pipe
@@ -57,6 +56,9 @@ BEAT = 1.0
 REDIS_PATIENCE = 5.0
 """Seconds that a worker waits for Redis before it is ready without. Clients are let in all the same: they wait, or hear
 that topics are unavailable."""
+
+MOVES_PATIENCE = 5.0
+"""Seconds for a hand-over to end when the drain begins. The giver says at once that this is the end."""
 
 LOOK = 0.02
 """Seconds between two looks whether Redis has answered."""
@@ -129,7 +131,8 @@ class _Supervised:
         self._sockets: list[socket.socket] = []
         self._drain_seconds = 0.0
         self._replaced = False  # whether another worker has taken its place
-        self._moves: set[asyncio.Task[None]] = set()  # hand-overs
+        self._gives: set[asyncio.Task[None]] = set()  # hand-overs to other workers
+        self._takes: set[asyncio.Task[None]] = set()  # the same from others
         hello = {"say": "hello", "version": __version__, "stacks": stacks.SIGNAL}
         self._pipe.send(hello, [written], lambda: os.close(written))
 
@@ -152,8 +155,7 @@ class _Supervised:
             worker.keep(self._announce(worker))
             worker.settle()
             await worker.until_any(self._until(_Stage.DRAINING))
-            draining = worker.gateway.drain(self._drain_seconds, replaced=self._replaced)
-            await worker.until_any(self._until(_Stage.ENDING), draining)
+            await worker.until_any(self._until(_Stage.ENDING), self._send_away(worker))
         finally:
             await worker.close()
             self._pipe.send(_report(worker, None, whole=True))  # the last one counts for the sum of the service
@@ -195,11 +197,8 @@ class _Supervised:
                 self._pipe.send({"say": "page", "id": message["id"], "text": page})
             case "close", Worker() as worker:
                 worker.gateway.stop_listening()
-            case "give", Worker() as worker:
-                giver = Giver(worker.parts, _pipe_of(passed), count=message["count"], seconds=message["seconds"])
-                self._hand_over(message["id"], "gave", giver.run())
-            case "take", Worker() as worker:
-                self._hand_over(message["id"], "took", Taker(worker.parts, _pipe_of(passed)).run())
+            case (("give" | "take"), Worker() as worker):
+                self._hand_over(message, socket.socket(fileno=passed.pop()), worker)
             case "drain", _:
                 self._replaced = message.get("replaced", False)
                 self._drain(message["seconds"])
@@ -267,20 +266,43 @@ class _Supervised:
             self._worker.gateway.stop_listening()
         self._drain(self._drain_seconds)
 
-    def _hand_over(self, number: int, say: str, work: Coroutine[Any, Any, Given | Taken]) -> None:
-        """Give or take clients, and say what became of it."""
+    def _hand_over(self, message: Message, pipe: socket.socket, worker: Worker) -> None:
+        """Give or take clients, and say what became of it.
+
+        Args:
+            message: what it is told.
+            pipe: the end of a pipe to another worker.
+            worker: itself.
+        """
+        giving = message["do"] == "give"
 
         async def run() -> None:
             try:
-                outcome = asdict(await work)
+                if self._stage >= _Stage.DRAINING:
+                    pipe.close()
+                    outcome: dict[str, Any] = {"moved": 0, "reason": "it drains"}
+                elif giving:
+                    giver = Giver(worker.parts, pipe, count=message["count"], seconds=message["seconds"])
+                    outcome = asdict(await giver.run())
+                else:
+                    outcome = asdict(await Taker(worker.parts, pipe).run())
             except Exception as exc:
                 logger.exception("a hand-over has failed")
                 outcome = {"moved": 0, "reason": f"a bug ({type(exc).__name__}); the log has it"}
-            self._pipe.send({"say": say, "id": number, **outcome})
+            self._pipe.send({"say": "gave" if giving else "took", "id": message["id"], **outcome})
 
         task = asyncio.create_task(run())
-        self._moves.add(task)
-        task.add_done_callback(self._moves.discard)
+        moves = self._gives if giving else self._takes
+        moves.add(task)
+        task.add_done_callback(moves.discard)
+
+    async def _send_away(self, worker: Worker) -> None:
+        """Send everybody away: those included that another worker does not have yet, or that are about to come."""
+        for giving in self._gives:
+            giving.cancel()
+        if moves := self._gives | self._takes:
+            await asyncio.wait(moves, timeout=MOVES_PATIENCE)
+        await worker.gateway.drain(self._drain_seconds, replaced=self._replaced)
 
     # What it says.
 
@@ -299,11 +321,6 @@ class _Supervised:
             if not self._pipe.waiting:  # the supervisor may stand still; then they would pile up
                 self._pipe.send(_report(worker, None, whole=False))
             await asyncio.sleep(BEAT)
-
-
-def _pipe_of(passed: list[int]) -> socket.socket:
-    """The end of a pipe to another worker, which has come with a message."""
-    return socket.socket(fileno=passed.pop())
 
 
 def _report(worker: Worker, number: int | None, *, whole: bool) -> Message:
