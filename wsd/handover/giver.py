@@ -323,6 +323,8 @@ class Giver:
         """Send a connection. Its socket has taken all that the transport held."""
         if member.number not in cohort.members or member.sent or self._closed:
             return
+        if not member.connection.movable:  # a write has failed, of which the loop tells next: see _drop()
+            return
         try:
             # One of its own, because nothing else may take the number while the message waits.
             descriptor = os.dup(member.connection.descriptor)

@@ -449,3 +449,24 @@ async def test_a_gap_is_told_before_what_the_taker_has_for_others(
         assert [each.gaps["a"] for each in heard] == [[0]] * 3, "before the first message"
         assert two.metrics.gap_notices == 3
         check_clean(one, two)
+
+
+async def test_a_socket_that_fails_at_the_cut_stops_nobody(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client has gone. The write that finds it is the one before the cut, and the loop has not told of it yet."""
+    async with (
+        serving(redis) as one,
+        serving(redis) as two,
+        crowd(one.port, [["a"]] * 4) as heard,
+        numbering(redis.url, "a") as numbers,
+    ):
+
+        def fail(step: Step) -> None:
+            if step is Step.GIVER_SENDS:
+                next(iter(one.gateway.connections)).transport.abort()
+
+        monkeypatch.setattr(giver, "reached", fail)
+        assert (await move(one, two))[0] == Given(3, {}, 0, "")
+        numbers.stopped = True
+        await eventually(lambda: any(each.closed for each in heard), "the end of the one that has gone")
+        await check_all_heard([each for each in heard if each.closed is None], numbers.last)
+        check_clean(one, two)
