@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-lowest lint format types check faults faults-soak bench bench-full bench-smoke bench-micro bench-locust test-all papers lock clean
+.PHONY: help run test test-unit test-lowest lint format types check faults faults-soak handover handover-soak bench bench-full bench-smoke bench-micro bench-locust test-all papers lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -47,6 +47,12 @@ faults: $(VENV)/installed ## break Redis in forty ways, and print what happened:
 
 faults-soak: $(VENV)/installed ## let every fault strike a hundred times, and look for leaks: about two hours
 	$(BIN)/python -m tests.faults --times 100 $(ARGS)
+
+handover: $(VENV)/installed ## reload under load, in every way that we know, and print what clients saw: ten minutes
+	$(BIN)/python -m tests.handover $(ARGS)
+
+handover-soak: $(VENV)/installed ## reload two hundred times in each deployment, and look for leaks: about an hour
+	$(BIN)/python -m tests.handover --times 200 $(ARGS)
 
 bench: $(VENV)/installed ## measure wsd and others beside it: six minutes, two cores
 	$(BIN)/python -m bench quick $(ARGS)

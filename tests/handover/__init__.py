@@ -1,1 +1,1 @@
-"""Reloads under load, and what clients see of them: nothing."""
+"""Reloads under load, and what clients see of them: nothing. ``python -m tests.handover``."""

@@ -103,6 +103,7 @@ SCENARIOS: Sequence[Scenario] = [
         "reload into a version that refuses",
         upgrade,
         workers=2,
+        settings={"WSD_DRAIN_SECONDS": "1"},
         size=PUNCTUAL,
         prepare=prepare_injection,
         may_end=is_sent_away,

@@ -182,6 +182,8 @@ class Peer:
                     else:
                         diary.problem(f"a frame of kind {opcode}: {payload!r}")
                 self._came.set()
+                if code is not None:
+                    break
                 await self._may_read.wait()
         diary.ended(code, reason, time.monotonic())
         self._came.set()

@@ -15,10 +15,7 @@ from tests.handover.scene import Row, Scenario, play
 __all__ = ["SCENARIOS", "names", "run", "scenario"]
 
 SCENARIOS: Sequence[Scenario] = [
-    *reloads.SCENARIOS,
-    *outages.SCENARIOS,
-    *changes.SCENARIOS,
-    *accidents.SCENARIOS,
+    scenario for module in (reloads, outages, changes, accidents) for scenario in module.SCENARIOS
 ]
 
 THREADS = 16

@@ -13,7 +13,8 @@ from functools import cache
 from typing import NamedTuple
 
 from tests import ROOT
-from tests.faults.table import LEGEND
+from tests.faults import table as faults
+from tests.handover import table as handover
 from tests.house import tables
 
 __all__ = ["MADE", "PAPERS", "Block", "Paper", "made", "paper", "tracked"]
@@ -26,6 +27,7 @@ PAPERS = (
     "bench/locust/README.md",
     "systemd/README.md",
     "tests/faults/README.md",
+    "tests/handover/README.md",
     "wsd/DESIGN.md",
     "wsd/PROTOCOL.md",
 )
@@ -132,7 +134,8 @@ MADE: dict[tuple[str, str], Callable[[], str]] = {
     ("systemd/README.md", "metrics"): tables.metrics,
     ("systemd/README.md", "restarts"): tables.restarts,
     ("systemd/README.md", "moves"): tables.moves,
-    ("tests/faults/README.md", "legend"): LEGEND.lstrip,
+    ("tests/faults/README.md", "legend"): faults.LEGEND.lstrip,
+    ("tests/handover/README.md", "legend"): handover.LEGEND.lstrip,
     ("wsd/DESIGN.md", "rooms"): tables.rooms,
     ("wsd/PROTOCOL.md", "token reasons"): tables.token_reasons,
     ("wsd/PROTOCOL.md", "error codes"): tables.errors,

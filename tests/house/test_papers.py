@@ -16,6 +16,7 @@ import pytest
 
 from tests import ROOT
 from tests.faults.suite import names
+from tests.handover.suite import names as scenarios
 from tests.house.papers import MADE, PAPERS, made, paper, tracked
 from tests.house.tables import explained_metrics
 from tests.lib.permissions import ACL, CLUSTER_ACL, SENTINEL_ACL
@@ -67,6 +68,7 @@ HELD = {
     ("systemd/README.md", "Tuning", "sh"): f"{_GUIDE}test_the_output_buffer_can_be_raised",
     ("systemd/README.md", "At three in the morning", "sh"): f"{_GUIDE}test_the_first_three_questions",
     ("tests/faults/README.md", "How it is measured", "sh"): f"{_GUIDE}test_the_commands_of_the_fault_suite",
+    ("tests/handover/README.md", "How it is tried", "sh"): f"{_GUIDE}test_the_commands_of_the_suite_of_reloads",
     ("wsd/DESIGN.md", "The design, and why", "text"): "tests/house/test_papers.py::test_the_ways_are_those_of_the_code",
     (
         "wsd/PROTOCOL.md",
@@ -426,6 +428,16 @@ def _returned(path: str, name: str) -> list[str]:
 def test_the_table_of_faults_is_complete_and_all_went_well() -> None:
     rows = paper("tests/faults/README.md").rows("The table")
     assert [row[0] for row in rows] == names()
+    assert not [row for row in rows if "FAILED" in row[-1] or "skipped" in row[-1]]
+
+
+# tests/handover/README.md
+
+
+def test_the_table_of_reloads_names_what_can_be_played_and_all_went_well() -> None:
+    rows = paper("tests/handover/README.md").rows("The table")
+    known = [name for name in scenarios() if name in {row[0] for row in rows}]
+    assert [row[0] for row in rows] == known and len(rows) >= 20
     assert not [row for row in rows if "FAILED" in row[-1] or "skipped" in row[-1]]
 
 

@@ -185,3 +185,14 @@ def test_the_commands_of_the_fault_suite(shell: Shell) -> None:
     names = run(shell, listing).splitlines()
     assert "SIGSTOP" in names
     assert re.search(r"^\| SIGSTOP +\| single +\|.*\| ok +\|$", run(shell, one), re.MULTILINE)
+
+
+def test_the_commands_of_the_suite_of_reloads(shell: Shell) -> None:
+    everything, *parts = commands("tests/handover/README.md", "How it is tried")
+    assert everything == "make handover"
+    printed = subprocess.run(["make", "-n", "handover"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1].endswith("-m tests.handover ")
+    listing, one = (part.replace(".venv/bin/python", sys.executable) for part in parts)
+    assert "reload, two workers" in run(shell, listing).splitlines()
+    found = r"^\| reload with wrong settings +\| single +\| +2 \| +17 \|.*\| ok +\|$"
+    assert re.search(found, run(shell, one), re.MULTILINE)
