@@ -36,6 +36,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell lets its jobs i
 LONGEST = (
     "tests/faults/test_faults.py",
     "tests/handover/test_reloads.py",
+    "tests/handover/test_kills.py",
     "tests/house/test_packaging.py",
     "tests/whole/redis/test_source.py",
     "tests/bench/test_locust.py",

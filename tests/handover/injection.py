@@ -96,7 +96,7 @@ class Injection:
         Args:
             function: the one that tells of the step.
             step: its name.
-            act: what happens to the process: ``stop``, ``hang``, ``raise`` or ``exit``.
+            act: what happens to the process: ``stop``, ``hang``, ``raise``, ``exit``, or ``tell``: nothing.
         """
         trap = Trap(self._folder / f"trap-{len(self._traps)}")
         self._traps.append(trap)

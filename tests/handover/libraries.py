@@ -63,6 +63,13 @@ class Foreign:
         """Where the daemon is."""
         return f"ws://127.0.0.1:{self.world.port}/"
 
+    @property
+    def gone(self) -> bool:
+        """Whether the server has closed it."""
+        return self.diary.end is not None
+
+    port = 0  # that of its socket, if it can be told
+
     async def __aenter__(self) -> Self:
         try:
             await self.start()
@@ -135,6 +142,7 @@ class AiohttpClient(Foreign):
         """See :meth:`Foreign.start`."""
         http = await self._stack.enter_async_context(aiohttp.ClientSession())
         self._socket = await self._stack.enter_async_context(http.ws_connect(self.url, autoping=False))
+        self.port = self._socket.get_extra_info("sockname")[1]
         for act in (self._read, self._ask):
             task = asyncio.create_task(act())
             self._stack.push_async_callback(self._end, task)
@@ -190,6 +198,8 @@ class WebSocketClient(Foreign):
     def _run(self) -> None:
         try:
             client = websocket.create_connection(self.url, timeout=PATIENCE)
+            assert client.sock is not None
+            self.port = client.sock.getsockname()[1]
             try:
                 self._converse(client)
             except (websocket.WebSocketConnectionClosedException, OSError) as exc:

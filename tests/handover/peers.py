@@ -80,6 +80,7 @@ class Peer:
         self._half_sent = False  # whether half a frame has been sent, into which nothing else may come
         self._pongs: list[bytes] = []  # that are due then
         self._over = False  # whether its life is to end
+        self._newest: Client
         self._reading: asyncio.Task[None]
         self._living: asyncio.Task[None]
 
@@ -87,6 +88,16 @@ class Peer:
     def diaries(self) -> list[Diary]:
         """What it wrote down, in all connections that it had."""
         return [self.diary]
+
+    @property
+    def gone(self) -> bool:
+        """Whether the server has closed it, and it does not come again."""
+        return self.diary.end is not None
+
+    @property
+    def port(self) -> int:
+        """That of its socket, the one that it connects with now included; 0 if it never had one."""
+        return self._newest.local_port
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -116,7 +127,7 @@ class Peer:
         Raises:
             Closed: if it is not let in.
         """
-        client = Client(self.world.port, receive_buffer=self._receive_buffer)
+        client = self._newest = Client(self.world.port, receive_buffer=self._receive_buffer)
         try:
             await client.__aenter__()
         except (OSError, EOFError, AssertionError) as exc:
@@ -500,6 +511,11 @@ class Visitor(Peer):
         """See :attr:`Peer.diaries`."""
         return [*self._diaries, self.diary]
 
+    @property
+    def gone(self) -> bool:
+        """See :attr:`Peer.gone`."""
+        return self._living.done()
+
     async def live(self) -> None:
         """See :meth:`Peer.live`."""
         try:
@@ -514,14 +530,13 @@ class Visitor(Peer):
 
     async def _leave(self) -> None:
         self._diaries.append(self.diary)
-        if self.diary.end is not None:
-            return
-        self.diary.leaves()
-        if self.random.random() < 0.5:
-            self.send(frame(CLOSE, (1000).to_bytes(2, "big")))
-            await self._reading  # the server closes
-        else:
-            self._reading.cancel()
+        if self.diary.end is None:
+            self.diary.leaves()
+            if self.random.random() < 0.5:
+                self.send(frame(CLOSE, (1000).to_bytes(2, "big")))
+                await self._reading  # the server closes
+            else:
+                self._reading.cancel()
         self.client.writer.transport.abort()
 
     async def _come(self) -> None:

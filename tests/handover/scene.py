@@ -86,6 +86,7 @@ class Scenario:
         tolerated: codes of errors that requests may be answered with.
         complaints: words of lines in the log at the level error that must be.
         check: looks at the end for what else must be.
+        status: the exit status with which the daemon ends; None if it must not end.
         impossible: says why this machine can't play it, or ``""``.
         often: whether it can happen often, and must leave nothing behind then.
     """
@@ -103,6 +104,7 @@ class Scenario:
     tolerated: Collection[str] = ()
     complaints: Sequence[str] = ()
     check: Callable[[Scene], Awaitable[object]] | None = None
+    status: int | None = None
     impossible: Callable[[], str] = lambda: ""
     often: bool = False
 
@@ -247,9 +249,11 @@ class Scene:
         row.problems += [
             f"the log does not say {words!r}" for words in scenario.complaints if words not in self.service.lines.text
         ]
-        if self.service.status is not None:
+        if self.service.status != scenario.status:
             row.problems.append(f"the daemon has ended with status {self.service.status}")
-        elif await asyncio.to_thread(self.service.metric, "wsd_internal_errors_total"):
+        elif (
+            scenario.status is None and (await asyncio.to_thread(self.service.metric, "wsd_internal_errors_total")) > 0
+        ):
             row.problems.append("wsd_internal_errors_total is not 0")
 
     def compare_holdings(self) -> None:

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import uvloop
 
-from tests.handover import accidents, changes, outages, reloads
+from tests.handover import accidents, changes, kills, outages, reloads
 from tests.handover.scene import Row, Scenario, play
 
 __all__ = ["SCENARIOS", "names", "run", "scenario"]
 
 SCENARIOS: Sequence[Scenario] = [
-    scenario for module in (reloads, outages, changes, accidents) for scenario in module.SCENARIOS
+    scenario for module in (reloads, outages, changes, accidents, kills) for scenario in module.SCENARIOS
 ]
 
 THREADS = 16

@@ -53,6 +53,7 @@ class Client:
         self._headers = headers
         self._greet = greet
         self.session = ""
+        self.local_port = 0  # that of its socket
 
     async def __aenter__(self) -> Self:
         await self._connect()
@@ -67,6 +68,8 @@ class Client:
         sock = socket.socket()
         if self._receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        sock.bind(("127.0.0.1", 0))
+        self.local_port = sock.getsockname()[1]
         sock.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))

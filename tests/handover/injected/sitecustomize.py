@@ -5,8 +5,9 @@ JSON file that HANDOVER_INJECTION names, and may change while processes run:
 
 - ``values``: what constants are to be, as ``module:NAME``; for modules that are imported from then on.
 - ``functions``: functions that tell that a step is reached, as ``module:name``; the step is their first argument.
-- ``traps``: what is to happen at a step of such a function: ``stop``, ``hang``, ``raise`` or ``exit``. The first
-  process that gets there claims the trap, by the file that ``told`` names, and writes its process id into it.
+- ``traps``: what is to happen at a step of such a function: ``stop``, ``hang``, ``raise``, ``exit``, or ``tell``, which
+  is nothing. The first process that gets there claims the trap, by the file that ``told`` names, and writes its process
+  id into it.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _spring(act: str) -> None:
         time.sleep(3600)
     elif act == "exit":
         os._exit(70)
-    else:
+    elif act == "raise":
         raise RuntimeError("injected")
 
 
