@@ -21,7 +21,6 @@ PLAYED = {
     "reload on a cluster": 1,
     "reload with another channel_prefix": 1,
     "reload into a version that refuses": 1,
-    "a worker hangs: TAKER_PREPARES": 1,
     "reload, a browser and wsd tail": 2,
 }
 """How often each happens here. ``python -m tests.handover`` plays the others, too, and more often."""
