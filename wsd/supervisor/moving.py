@@ -61,7 +61,7 @@ class Outcome:
         return ": ".join([*counted, *filter(None, [", ".join(self.reasons)])])
 
     def __str__(self) -> str:
-        said = f"{self.moved} clients went over"
+        said = f"{self.moved} {'client' if self.moved == 1 else 'clients'} went over"
         if self.gaps:
             said += f", {sum(self.gaps.values())} of them with a gap ({', '.join(self.gaps)})"
         return "; ".join(filter(None, [said, self.why_left]))
