@@ -45,6 +45,10 @@ DEATH_PATIENCE = 1.0
 """Seconds until a giver that says nothing more is taken for alive. The pipe of a process that dies ends a moment before
 the process does."""
 
+FENCE_PATIENCE = 5.0
+"""Seconds for fences to come back that Redis has taken. Behind what the link has before them they may be late, and
+without them something could come twice. The giver waits for 10 (ANSWER_PATIENCE)."""
+
 BATCH = 32
 """Connections that are begun to be opened in one turn of the loop. One takes about 0.1 ms."""
 
@@ -378,7 +382,10 @@ class Taker:
         return cohort.trouble.get(stream, LATE)
 
     async def _pass_fences(self, topics: Iterable[str]) -> None:
-        """Wait until all that Redis had for these topics when this was called has been handled, or a moment."""
+        """Wait until all that Redis had for these topics when this was called has been handled.
+
+        A fence that Redis does not take is not waited for: then the link is as good as dead.
+        """
         streams = {self._source.stream(self._topics.channel(topic)) for topic in topics} - {""}
         channels = {channel for stream in streams if (channel := self._source.private(stream, self._fence))}
         if not self._source.up or not channels:
@@ -386,15 +393,14 @@ class Taker:
         for channel in channels:
             self._marks.want(channel)
         await self._marks.wait(channels, CONFIRM_PATIENCE)
-        for channel in channels:
-            if not self._marks.live(channel):
-                continue
-            payload = f"fence-{secrets.token_hex(8)}".encode()
-            passed = self._fences[payload] = asyncio.Event()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CONFIRM_PATIENCE):
-                    if isinstance(await self._publish(channel, payload), int):
-                        await passed.wait()
+        fences = {
+            f"fence-{secrets.token_hex(8)}".encode(): channel for channel in channels if self._marks.live(channel)
+        }
+        self._fences |= {payload: asyncio.Event() for payload in fences}
+        answers = await asyncio.gather(*(self._publish(channel, payload) for payload, channel in fences.items()))
+        taken = [payload for payload, answer in zip(fences, answers, strict=True) if isinstance(answer, int)]
+        await marks.wait_for((self._fences[payload] for payload in taken), FENCE_PATIENCE)
+        for payload in fences:
             del self._fences[payload]
 
     # Those who come.
@@ -414,12 +420,11 @@ class Taker:
         while cohort.come:
             come, cohort.come = cohort.come, []
             reached(Step.TAKER_ARRIVES)
-            served = []
-            for first in range(0, len(come), BATCH):
-                batch = come[first : first + BATCH]
-                served.append(asyncio.gather(*(self._serve_one(cohort, arrival) for arrival in batch)))
-                await asyncio.sleep(0)  # each takes several turns of the loop, so batches overlap
-            await asyncio.gather(*served)
+            async with asyncio.TaskGroup() as tasks:
+                for first in range(0, len(come), BATCH):
+                    for arrival in come[first : first + BATCH]:
+                        tasks.create_task(self._serve_one(cohort, arrival))
+                    await asyncio.sleep(0)  # each takes several turns of the loop, so batches overlap
         cohort.seconds += self._loop.time() - begun
 
     async def _serve_one(self, cohort: Expected, arrival: Arrival) -> None:
