@@ -61,8 +61,8 @@ SETTINGS = {
     # The clients share one process, which may be slow. And the kernel gives a client up whose window was too small for
     # a whole buffer so long, although it reads: to TCP_USER_TIMEOUT (Linux 6.18) it has acknowledged nothing.
     "WSD_PING_TIMEOUT": "3600",
-    "WSD_MAX_BACKLOG": "16MiB",
-    "WSD_MAX_BACKLOG_AGE": "60",
+    "WSD_MAX_BACKLOG": "256MiB",  # laggards lag on purpose, and more on a machine that is busy
+    "WSD_MAX_BACKLOG_AGE": "600",
     "WSD_DRAIN_SECONDS": "3",
 }
 """The daemon's settings, but for what the deployment and the scenario say."""
