@@ -41,7 +41,9 @@ class RedisServer:
     ready: ClassVar[str] = "ready to accept connections"  # what its log says then
 
     def __init__(self, *options: str, port: int = 0) -> None:
-        self.port = port or free_port()
+        # A node of a Cluster listens on a second port, too.
+        bus = 10_000 if "--cluster-enabled" in options and "--cluster-port" not in options else 0
+        self.port = port or free_port(bus=bus)
         self._options = options
         self.directory = Path(tempfile.mkdtemp(prefix="wsd-redis-"))
         self.socket = f"{self.directory}/redis.sock"

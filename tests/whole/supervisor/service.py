@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.lib.programs import Daemon
 from tests.lib.waiting import PATIENCE, until
+from wsd.supervisor.steps import Step
 
 __all__ = ["SPIN", "Service", "alive"]
 
@@ -25,6 +26,18 @@ from wsd import cli
 def spin_for_ever(number, frame):
     while True:
         pass
+def reached(step):
+    try:
+        with open(os.environ["HALT"]) as file:
+            wanted = file.read()
+    except OSError:
+        return
+    if step.name == wanted:
+        os.unlink(os.environ["HALT"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+if sys.argv[1] == "serve":
+    from wsd.supervisor import steps
+    steps.reached = reached
 if sys.argv[1] == "worker":
     if os.path.exists(os.environ["BROKEN"]):
         print("broken on purpose", file=sys.stderr, flush=True)
@@ -56,9 +69,11 @@ class Service(Daemon):
     def __init__(self, config: Path, *, notify: str = "", **settings: object) -> None:
         self._config = config
         self.broken = config.with_suffix(".broken")  # while this file is there, no worker can start
+        self._halt = config.with_suffix(".halt")  # names the step at which the supervisor stops itself
         self._settings = {"auth": "none", "port": 0, "admin_port": 0, "drain_seconds": 0, "log_format": "json"}
         self.write(**settings)
-        super().__init__("--config", str(config), BROKEN=str(self.broken), NOTIFY_SOCKET=notify)
+        files = {"BROKEN": str(self.broken), "HALT": str(self._halt)}
+        super().__init__("--config", str(config), NOTIFY_SOCKET=notify, **files)
         self.wait_until_ready()
 
     def write(self, **settings: object) -> None:
@@ -73,6 +88,19 @@ class Service(Daemon):
         self.signal(signal.SIGHUP)
         until(lambda: len(self.about("the supervisor runs wsd")) > before, "the new supervisor")
         return str(self.about("reloaded: ")[-1]["message"])
+
+    def halt_at(self, step: Step) -> None:
+        """Let the supervisor stop itself when it reaches a step."""
+        self._halt.write_text(step.name)
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether it has stopped itself."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    def let_go(self) -> None:
+        """Let it go on."""
+        self.signal(signal.SIGCONT)
 
     def get(self, path: str) -> str:
         """Ask the admin port."""
