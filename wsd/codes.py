@@ -228,16 +228,20 @@ class HandshakeReason(StrEnum):
     ERROR = "error", 500, "a bug in wsd or in the library; the log has it"
 
 
-class Restart(StrEnum):
-    """Why the supervisor has started a worker in the place of one that it had not sent away."""
+class _Explained(StrEnum):
+    """A label whose meaning stands beside it."""
 
     meaning: str  # for the papers
 
-    def __new__(cls, reason: str, meaning: str) -> Self:
-        member = str.__new__(cls, reason)
-        member._value_ = reason
+    def __new__(cls, label: str, meaning: str) -> Self:
+        member = str.__new__(cls, label)
+        member._value_ = label
         member.meaning = meaning
         return member
+
+
+class Restart(_Explained):
+    """Why the supervisor has started a worker in the place of one that it had not sent away."""
 
     EXITED = "exited", "the worker has ended by itself, with an error; the log says which"
     KILLED = "killed", "a signal has ended the worker: the kernel was out of memory, a bug in C, or somebody sent it"
@@ -246,16 +250,8 @@ class Restart(StrEnum):
     UNSTARTED = "unstarted", "the worker has ended before it served, or did not serve in time"
 
 
-class Move(StrEnum):
+class Move(_Explained):
     """What becomes of a connection that is to move to another process of the host."""
-
-    meaning: str  # for the papers
-
-    def __new__(cls, result: str, meaning: str) -> Self:
-        member = str.__new__(cls, result)
-        member._value_ = result
-        member.meaning = meaning
-        return member
 
     OUT = "out", "another process has the connection now"
     IN = "in", "the connection has come from another process"

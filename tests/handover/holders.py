@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.handover.service import is_alive
+from tests.lib.programs import is_alive, state
 from tests.lib.waiting import until
 
 __all__ = ["cannot_look", "clients", "freeze", "kill", "others", "thaw", "unheard"]
@@ -36,7 +36,7 @@ def freeze(pids: Collection[int]) -> list[int]:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-    until(lambda: all(not is_alive(pid) or _state(pid) == "T" for pid in pids), "processes that stand still")
+    until(lambda: all(not is_alive(pid) or state(pid) == "T" for pid in pids), "processes that stand still")
     return [pid for pid in pids if is_alive(pid)]
 
 
@@ -51,10 +51,6 @@ def kill(pid: int) -> None:
     """Kill a process, and wait until it is gone, and what it held, too."""
     os.kill(pid, signal.SIGKILL)
     until(lambda: not is_alive(pid), "the end of a process that was killed")
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _sockets(pid: int) -> Iterator[tuple[int, str]]:

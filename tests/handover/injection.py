@@ -10,6 +10,7 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL
 from typing import Any
 
+from tests.lib.programs import state
 from tests.lib.waiting import PATIENCE, until
 
 __all__ = ["Injection", "Trap"]
@@ -44,7 +45,7 @@ class Trap:
     def wait_for_stop(self, patience: float = PATIENCE) -> int:
         """Wait until a process has stopped in the trap; return its id."""
         pid = self.wait(patience)
-        until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "stopped", patience)
+        until(lambda: state(pid) == "T", "stopped", patience)
         return pid
 
     def release(self) -> None:

@@ -21,7 +21,8 @@ from tests.handover.diary import Diary, End
 from tests.handover.injection import Injection, Trap
 from tests.handover.numbers import PLACE
 from tests.handover.scene import Scenario, Scene
-from tests.handover.service import Service, is_alive
+from tests.handover.service import Service
+from tests.lib.programs import is_alive
 from tests.lib.waiting import eventually, until
 from wsd.handover.marks import CONFIRM_PATIENCE
 from wsd.handover.steps import Step as Move

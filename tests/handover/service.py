@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tests.lib.programs import WSD, Daemon
 from tests.lib.waiting import PATIENCE, until
 
-__all__ = ["Holdings", "Service", "children", "is_alive"]
+__all__ = ["Holdings", "Service", "children"]
 
 RELOAD_PATIENCE = 4 * PATIENCE
 """Seconds for a reload to end. Each worker may take a minute to start on a busy machine, and waits for Redis; a client
@@ -41,13 +41,6 @@ def children(pid: int) -> list[int]:
                 if int(parent) == pid and state != "Z":
                     found.append(int(entry.name))
     return sorted(found)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 class Service(Daemon):

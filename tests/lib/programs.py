@@ -10,19 +10,46 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from bench.processes import ROOT, Program, plain_environment
 from tests.lib.waiting import PATIENCE, until
 
-__all__ = ["SECRET", "WSD", "Command", "Daemon", "Lines", "feed", "refused", "refused_last", "tailing", "trying", "wsd"]
+__all__ = [
+    "SECRET",
+    "WSD",
+    "Command",
+    "Daemon",
+    "Lines",
+    "feed",
+    "is_alive",
+    "refused",
+    "refused_last",
+    "state",
+    "tailing",
+    "trying",
+    "wsd",
+]
 
 WSD = (sys.executable, "-m", "wsd")
 """The program."""
 
 SECRET = "correct-horse-battery-staple-0123456789"
 """A key."""
+
+
+def state(pid: int) -> str:
+    """What a process does, as proc_pid_stat(5) has it: T if it was stopped, Z if it has ended; "" if it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    return state(pid) not in ("", "Z")
 
 
 class Lines:

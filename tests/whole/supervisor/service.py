@@ -11,11 +11,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.lib.programs import Daemon
+from tests.lib.programs import Daemon, state
 from tests.lib.waiting import PATIENCE, until
 from wsd.supervisor.steps import Step
 
-__all__ = ["SPIN", "Service", "alive"]
+__all__ = ["SPIN", "Service"]
 
 SPIN = signal.SIGRTMIN + 2
 """Makes a worker turn round in Python and never come back."""
@@ -45,14 +45,6 @@ if sys.argv[1] == "worker":
     signal.signal(signal.SIGRTMIN + 2, spin_for_ever)
 sys.exit(cli.main())
 """
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 class Service(Daemon):
@@ -96,7 +88,7 @@ class Service(Daemon):
     @property
     def is_halted(self) -> bool:
         """Whether it has stopped itself."""
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return state(self.pid) == "T"
 
     def let_go(self) -> None:
         """Let it go on."""

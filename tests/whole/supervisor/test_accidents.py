@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.lib.programs import is_alive
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import eventually, until
 from tests.whole.handover.crowd import crowd, numbering
-from tests.whole.supervisor.service import Service, alive
+from tests.whole.supervisor.service import Service
 from wsd.supervisor.steps import Step
 
 Serve = Callable[..., Service]
@@ -47,7 +48,7 @@ async def test_when_the_supervisor_dies_clients_are_sent_away_and_all_end(serve:
         service.signal(signal.SIGKILL)
         await eventually(lambda: all(each.closed is not None for each in heard), "the end of the connections")
         assert {each.closed.code for each in heard if each.closed is not None} == {1012}
-        until(lambda: not any(map(alive, workers)), "the end of the workers")
+        until(lambda: not any(map(is_alive, workers)), "the end of the workers")
 
 
 @pytest.mark.parametrize("step", OF_WORKERS)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.lib.clients import Client
+from tests.lib.programs import is_alive
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import PATIENCE, eventually, until
 from tests.whole.handover.crowd import crowd, numbering
-from tests.whole.supervisor.service import Service, alive
+from tests.whole.supervisor.service import Service
 
 Serve = Callable[..., Service]
 
@@ -108,7 +109,7 @@ def test_a_signal_that_ends_the_service_ends_it_in_the_middle_of_a_reload_too(se
     service.signal(signal.SIGTERM)
     assert service.wait() == 0
     assert service.entries[-1]["message"] == "stopped"
-    assert not any(map(alive, workers))
+    assert not any(map(is_alive, workers))
 
 
 async def test_an_old_worker_that_dies_during_a_reload_is_replaced_by_the_one_that_comes(serve: Serve) -> None:

@@ -8,10 +8,11 @@ import signal
 from collections.abc import Callable
 
 from tests.lib.clients import Client
+from tests.lib.programs import is_alive
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import eventually, until
 from tests.whole.handover.crowd import Heard, crowd, numbering
-from tests.whole.supervisor.service import SPIN, Service, alive
+from tests.whole.supervisor.service import SPIN, Service
 
 Serve = Callable[..., Service]
 
@@ -73,7 +74,7 @@ async def test_a_worker_that_is_stopped_is_replaced(serve: Serve) -> None:
     assert "traceback" not in entry and "the process is stopped" in entry["message"]
     until(lambda: service.metrics("wsd_workers_up") == {"": 2}, "both workers are up")
     assert service.metrics("wsd_worker_restarts_total")["stuck"] == 1
-    assert not alive(pid)
+    assert not is_alive(pid)
 
 
 def test_a_worker_whose_loop_stands_still_shows_its_stacks_and_is_replaced(serve: Serve) -> None:
@@ -130,7 +131,7 @@ async def test_without_their_supervisor_workers_send_their_clients_away_and_end(
         service.signal(signal.SIGKILL)
         await survivors(heard, 10)
         assert {each.closed.code for each in heard if each.closed is not None} == {1012}
-        until(lambda: not any(map(alive, workers)), "the end of the workers")
+        until(lambda: not any(map(is_alive, workers)), "the end of the workers")
     assert service.about("the supervisor is gone")
 
 
