@@ -119,6 +119,49 @@ class _State(Enum):
     UNSUBSCRIBING = 3
 
 
+class _States:
+    """The state of each channel that has one, and how many are in each: /readyz asks often, and channels are many."""
+
+    def __init__(self) -> None:
+        self._states: dict[bytes, _State] = {}
+        self._counts = dict.fromkeys(_State, 0)
+
+    def __contains__(self, channel: bytes) -> bool:
+        return channel in self._states
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def get(self, channel: bytes) -> _State | None:
+        """The state of a channel."""
+        return self._states.get(channel)
+
+    def set(self, channel: bytes, state: _State) -> None:
+        """Put a channel into a state."""
+        self.drop(channel)
+        self._states[channel] = state
+        self._counts[state] += 1
+
+    def drop(self, channel: bytes) -> None:
+        """Take the state from a channel; fine if it has none."""
+        state = self._states.pop(channel, None)
+        if state is not None:
+            self._counts[state] -= 1
+
+    def clear(self) -> None:
+        """Take the states from all channels."""
+        self._states.clear()
+        self._counts = dict.fromkeys(_State, 0)
+
+    def count(self, state: _State) -> int:
+        """How many channels are in a state."""
+        return self._counts[state]
+
+    def within(self, state: _State) -> list[bytes]:
+        """The channels in a state."""
+        return [channel for channel, theirs in self._states.items() if theirs is state]
+
+
 class Channels:
     """Which channels are wanted, and how Redis has them.
 
@@ -131,7 +174,7 @@ class Channels:
         self._dialect = dialect
         self._metrics = metrics
         self._open = False  # whether there is a connection
-        self._states: dict[bytes, _State] = {}  # on this connection
+        self._states = _States()  # on this connection
         self._changed: dict[bytes, None] = {}  # channels to bring in line at the end of this pass
         self._commands: list[Command] = []  # to be taken
         self._events: list[Event] = []  # to be taken
@@ -155,12 +198,12 @@ class Channels:
     @property
     def confirmed(self) -> int:
         """How many channels Redis has confirmed, unwanted ones that linger included."""
-        return sum(state is _State.SUBSCRIBED for state in self._states.values())
+        return self._states.count(_State.SUBSCRIBED)
 
     @property
     def delivered(self) -> int:
-        """How many channels are wanted, and Redis has confirmed them."""
-        return sum(self._is_subscribed(channel) for channel in self._wanted)
+        """How many channels are wanted, and Redis has confirmed them. Right between two passes, if not within one."""
+        return self.confirmed - len(self._idle)
 
     @property
     def gaps(self) -> int:
@@ -180,11 +223,11 @@ class Channels:
     @property
     def held(self) -> int:
         """How many subscriptions Redis should hold, as far as it has answered."""
-        return len(self._states) - sum(state is _State.SUBSCRIBING for state in self._states.values())
+        return len(self._states) - self._states.count(_State.SUBSCRIBING)
 
     def subscribed(self) -> list[bytes]:
         """The channels that Redis has confirmed, unwanted ones that linger included."""
-        return [channel for channel, state in self._states.items() if state is _State.SUBSCRIBED]
+        return self._states.within(_State.SUBSCRIBED)
 
     def withholds(self, channel: bytes) -> bool:
         """Whether a message must not be delivered now.
@@ -237,12 +280,14 @@ class Channels:
                 surplus.append(channel)
         self._subscribe(lacking)
         for batch in self._batches(surplus):
-            self._states.update(dict.fromkeys(batch, _State.UNSUBSCRIBING))
+            for channel in batch:
+                self._states.set(channel, _State.UNSUBSCRIBING)
             self._commands.append(Command(self._dialect.unsubscribe, batch))
 
     def _subscribe(self, channels: Sequence[bytes]) -> None:
         for batch in self._batches(channels):
-            self._states.update(dict.fromkeys(batch, _State.SUBSCRIBING))
+            for channel in batch:
+                self._states.set(channel, _State.SUBSCRIBING)
             self._commands.append(Command(self._dialect.subscribe, batch))
 
     def _batches(self, channels: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -376,7 +421,7 @@ class Channels:
         if subscribed:
             if not asked and channel not in self._wanted:
                 return  # no Redis says so; kept, such channels would add up
-            self._states[channel] = _State.SUBSCRIBED
+            self._states.set(channel, _State.SUBSCRIBED)
             if channel in self._wanted:
                 self._confirm(channel)
             else:
@@ -462,7 +507,7 @@ class Channels:
 
     def _drop(self, channel: bytes) -> None:
         """A channel isn't subscribed any more."""
-        self._states.pop(channel, None)
+        self._states.drop(channel)
         self._idle.pop(channel, None)
         self.released.pop(channel, None)
 

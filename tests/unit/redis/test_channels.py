@@ -508,6 +508,9 @@ class ChannelsMachine(RuleBasedStateMachine):
             self.flight.append(command)
         assert not self.channels.unsettled
         self.follow()
+        unanswered = {channel for sent in self.flight for channel in sent.channels}
+        assert self.channels.confirmed == len(self.held - unanswered)
+        assert self.channels.delivered == len(self.held & self.wanted - unanswered)
 
     @precondition(lambda self: not self.open)
     @rule()
