@@ -157,6 +157,8 @@ class _WorkerDies:
         new = taker.pid or min(set(service.workers) - before, default=0)
         victim = old if self._victim is Victim.OLD else new
         assert victim, f"there is no {self._victim.value}"
+        if (self._victim, step) == (Victim.NEW, Reload.WORKER_STARTED):  # to die before that is another accident
+            await eventually(lambda: _is_ready(service), "a new worker that is ready")
         await eventually(lambda: self._kill(scene, step, victim), "a moment when it can be said what a kill costs")
         trap.release()
         loss = self._loss
@@ -227,6 +229,11 @@ def _is_even(service: Service) -> bool:
     """Whether the balance has nothing to do."""
     counts = [len(holders.clients(pid, service.port)) for pid in service.workers]
     return max(counts) - min(counts) <= BALANCE["wsd.supervisor.balance:WORTHWHILE"]
+
+
+def _is_ready(service: Service) -> bool:
+    """Whether a worker has said that it is ready, and the supervisor has not heard it."""
+    return any(message.get("say") == "ready" for message in holders.unheard(service.pid))
 
 
 def _seated(service: Service, first: int) -> int:

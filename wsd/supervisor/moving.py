@@ -90,6 +90,8 @@ async def move(giver: Child, taker: Child, count: int | None, seconds: float) ->
     with one, other:
         # Only they have the ends of the pipe then, so that one sees when the other dies.
         taking = asyncio.ensure_future(taker.ask("take", other))
+        # A taker that is gone takes no end; as long as one is open here, the giver would wait for an answer.
+        taking.add_done_callback(lambda _: other.close())
         giving = asyncio.ensure_future(giver.ask("give", one, count=count, seconds=seconds))
         steps.reached(Step.MOVING)
         try:

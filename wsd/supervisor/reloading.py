@@ -21,7 +21,7 @@ from wsd import logs
 from wsd.errors import StartupError
 from wsd.pipe import Message
 from wsd.supervisor import steps
-from wsd.supervisor.child import Child, Gone, Stage
+from wsd.supervisor.child import Child, Gone, Stage, how_it_ended
 from wsd.supervisor.chosen import Chosen
 from wsd.supervisor.moving import Outcome, move
 from wsd.supervisor.steps import Step
@@ -214,6 +214,8 @@ class Reloader:
             raise ReloadError(f"the new worker {child.number} was not ready within {READY_PATIENCE:g} s") from None
         except Gone as exc:
             raise ReloadError(f"the new worker {child.number} {exc} before it was ready; it has said why") from None
+        if child.status is not None:  # heard at once, by a supervisor that had stood still
+            raise ReloadError(f"the new worker {child.number} {how_it_ended(child.status)} as soon as it was ready")
 
     async def _retire(self, seat: Seat) -> list[Child]:
         """Give a place up. Its clients go to the worker that has the fewest."""

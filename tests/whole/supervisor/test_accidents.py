@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.handover import holders
 from tests.lib.programs import is_alive
 from tests.lib.servers import RedisServer
 from tests.lib.waiting import eventually, until
@@ -62,6 +63,7 @@ async def test_when_a_new_worker_dies_another_takes_its_place(serve: Serve, redi
         service.let_go()
         await asyncio.to_thread(until, lambda: sum(service.metrics("wsd_reloads_total").values()) == 1, "the end")
         await asyncio.to_thread(service.wait_until_ready)
+        assert "did not answer" not in service.lines.text, "the giver sees at once that the taker has died"
         if step not in (Step.MOVED, Step.OLD_DRAINS):  # nobody was there yet
             assert all(each.closed is None for each in heard)
         if step is Step.WORKER_STARTED:
@@ -72,6 +74,30 @@ async def test_when_a_new_worker_dies_another_takes_its_place(serve: Serve, redi
         assert len(service.workers) == 2
         await asyncio.to_thread(service.reload)
         assert all(each.closed is None for each in left)
+
+
+async def test_a_new_worker_that_dies_as_soon_as_it_is_ready_gets_no_place(serve: Serve) -> None:
+    """A supervisor that has stood still hears at once that it is ready and that it is gone."""
+    service = serve(workers=2, drain_seconds=1)
+    async with crowd(service.port, [["brief"]] * CLIENTS) as heard:
+        before = service.workers
+        await halted(service, Step.WORKER_STARTED)
+        (new,) = set(service.workers) - set(before)
+        await asyncio.to_thread(until, lambda: "ready" in said_to(service.pid), "a worker that is ready")
+        os.kill(new, signal.SIGKILL)
+        await asyncio.to_thread(until, lambda: not is_alive(new), "its end")
+        service.let_go()
+        await asyncio.to_thread(until, lambda: sum(service.metrics("wsd_reloads_total").values()) == 1, "the end")
+        assert service.metrics("wsd_reloads_total") == {"done": 0, "failed": 1}
+        service.said("the new worker 0 was killed by SIGKILL as soon as it was ready")
+        assert service.workers == before
+        await asyncio.to_thread(service.reload)
+        assert all(each.closed is None for each in heard)
+
+
+def said_to(pid: int) -> list[str]:
+    """What waits for a process in its pipes."""
+    return [str(message.get("say")) for message in holders.unheard(pid)]
 
 
 @pytest.mark.parametrize("step", OF_WORKERS)
