@@ -75,7 +75,7 @@ class Team:
         self.chosen: Chosen | None = None  # the settings of workers that are started now
         self.listening: Listening | None = None
         self.seats: list[Seat] = []
-        self.children: set[Child] = set()  # every process, those that leave included
+        self.children: dict[Child, None] = {}  # every process, in the order of their starts; those that leave included
         self.retired = Retired()  # what those that are gone had counted
         self.lost_lines = 0  # of the log, by this process before it executed itself
         self.trouble = ""  # what went wrong with the last reload, for people
@@ -91,7 +91,7 @@ class Team:
     def adopt(self, launched: Launched) -> Child:
         """Take a process that was launched. It has no place yet."""
         child = Child(launched, self._heard, self._gone)
-        self.children.add(child)
+        self.children[child] = None
         self.all_gone.clear()
         return child
 
@@ -152,7 +152,7 @@ class Team:
     # Who goes.
 
     def _gone(self, child: Child) -> None:
-        self.children.discard(child)
+        self.children.pop(child, None)
         if child.place >= 0:
             headcount.clear(self.count, child.place)
         if child.number >= 0:
