@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -57,12 +58,19 @@ class Sweep:
         self._clock = clock
         self._on_tick = on_tick
         self._stood_still = 0.0  # seconds in all for which the loop stood still
+        self._due = math.inf  # when the next tick should come; the time does not pass it before that has come
         self._bugs = BoundedLogger(logger, clock)
         self._slots: dict[int, set[Visited]] = {}  # by the number of the tick
         self._tick = int(clock() // RESOLUTION)  # the last tick that was worked off
 
     def time(self) -> float:
-        """The time in seconds that deadlines are about: the event loop's, less what it stood still in all."""
+        """The time in seconds that deadlines are about: the event loop's, less what it stood still in all.
+
+        It never goes back: as long as nobody knows that the loop has stood still, it waits for the tick that is overdue.
+        """
+        return min(self._unstopped(), self._due)
+
+    def _unstopped(self) -> float:
         return self._clock() - self._stood_still
 
     def _slot_at(self, when: float) -> int:
@@ -104,14 +112,14 @@ class Sweep:
     async def run(self) -> None:
         """Tick until cancelled."""
         while True:
-            now = self.time()
-            due = (now // RESOLUTION + 1) * RESOLUTION
-            await asyncio.sleep(due - now)
-            late = max(self.time() - due, 0.0)
+            now = self._unstopped()
+            self._due = (now // RESOLUTION + 1) * RESOLUTION
+            await asyncio.sleep(self._due - now)
+            late = max(self._unstopped() - self._due, 0.0)
             self._on_tick(late)
             if late > RESOLUTION:
                 await asyncio.sleep(RESOLUTION)  # for the loop to read what came while it stood still
-                self._stood_still += self.time() - due
+                self._stood_still += self._unstopped() - self._due
             else:
                 await asyncio.sleep(0)  # timers run before sockets: read first what came with this tick
             self.tick(self.time())

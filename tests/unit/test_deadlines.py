@@ -399,6 +399,23 @@ def test_a_standstill_brings_no_deadline_nearer(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+def test_the_time_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read while nobody knows yet that the loop has stood still must not be the future of what comes then."""
+    loop = Loop(monkeypatch, [0.0, 0.0, 60.0, 0.0, 0.2, 0.0, 0.1, 0.0, 5.0, 0.0, *[0.0] * 6])
+    times = [loop.sweep.time()]
+    sleep = loop.sleep
+
+    async def read(seconds: float) -> None:
+        times.append(loop.sweep.time())
+        await sleep(seconds)
+        times.append(loop.sweep.time())
+
+    monkeypatch.setattr(asyncio, "sleep", read)
+    loop.run()
+    assert times == sorted(times)
+    assert times[-1] - times[0] < 3  # and what the loop stood still does not count
+
+
 def test_a_loop_that_is_always_late_still_visits(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(monkeypatch, [0.4] * 40)
     guest = Punctual(loop, 2.0)
