@@ -30,6 +30,10 @@ RESOLUTION = 0.25
 HORIZON = 64.0
 """Seconds: the longest time between two visits."""
 
+LEAST_SLEEP = 0.001
+"""Seconds, as many as uvloop's clock counts: after a standstill of an odd length a tick may come a hair too early, and a
+shorter sleep would end at once, again and again, until the millisecond is over."""
+
 NOWHERE = -1
 """The slot of what is not visited."""
 
@@ -114,7 +118,7 @@ class Sweep:
         while True:
             now = self._unstopped()
             self._due = (now // RESOLUTION + 1) * RESOLUTION
-            await asyncio.sleep(self._due - now)
+            await asyncio.sleep(max(self._due - now, LEAST_SLEEP))
             late = max(self._unstopped() - self._due, 0.0)
             self._on_tick(late)
             if late > RESOLUTION:

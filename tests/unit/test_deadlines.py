@@ -362,6 +362,12 @@ def test_it_sleeps_from_tick_to_tick_and_tells_how_late_the_loop_is(monkeypatch:
     assert loop.late == [0.0, 0.02, 0.2, 0.0, 0.0]
 
 
+def test_a_tick_that_comes_a_hair_too_early_is_not_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, [-1e-9, *[0.0] * 3])
+    loop.run()
+    assert loop.slept == [0.15, 0, 0.001, 0]
+
+
 class Punctual:
     """Somebody who must do something until a deadline, and notes what came."""
 
