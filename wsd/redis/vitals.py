@@ -205,6 +205,7 @@ class Vitals:
         self.probe.changed(subscribed)
         if subscribed and self._wire is not None:
             self.problem = ""
+            self._ask_for_life(self._wire)  # see _find_dead() for what a PUBLISH alone would mean
             self._send_probe(self._wire, monotonic())
 
     def receive_probe(self, payload: bytes) -> None:

@@ -151,6 +151,21 @@ def test_what_is_wrong_is_noticed_in_time(
     assert server.metrics.probes_lost == (fault == "undelivered")
 
 
+def test_a_server_that_dies_when_it_has_subscribed_the_probe_is_noticed_as_soon(
+    make_server: Callable[..., Server],
+) -> None:
+    """The probe that leaves then would be taken for one that writes keep waiting, were there no PING before it."""
+    server = make_server()
+    server.answers = server.delivers = False
+    server.vitals.probe.reset()
+    server.vitals.receive_change(True)
+    began = server.time
+    while not server.failed:
+        server.beat()
+    assert server.time - began <= 1.5 * HEARTBEAT
+    assert "no answer to PING" in server.failed[0]
+
+
 @pytest.mark.parametrize(
     ("role", "question", "answer", "reason"),
     [
@@ -168,6 +183,7 @@ def test_a_server_that_has_lost_its_role_is_left_at_the_next_beat(
     server.beat()
     assert reason in server.failed[0]
     assert server.vitals.misplaced, "another server should be tried at once"
+    server.answer_of[question] = ANSWERS[question]
     server.begin()
     assert not server.vitals.misplaced
 
@@ -188,7 +204,7 @@ def test_a_redis_that_has_paused_writes_is_left_alone_for_long(make_server: Call
 
 def test_the_probe_is_sent_when_its_channel_is_confirmed_and_at_each_beat(make_server: Callable[..., Server]) -> None:
     server = make_server()
-    assert server.sent[:3] == ["SUBSCRIBE", "PUBLISH", "INFO"]
+    assert server.sent[:4] == ["SUBSCRIBE", "PING", "PUBLISH", "INFO"]
     assert server.sent.count("PUBLISH") == 2
     assert server.vitals.probe.age(server.time) == 0.0
 
