@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 async def put_down(child: Child, silence: float) -> None:
-    """Let a worker write its stacks, log them, and kill it.
+    """Let a worker write its stacks, log them, and kill it, unless it ends by itself meanwhile.
 
     Args:
         child: the worker.
@@ -32,6 +32,8 @@ async def put_down(child: Child, silence: float) -> None:
     """
     child.ask_for_stacks()
     stacks = await _stacks(child)
+    if child.status is not None:
+        return
     logger.error(
         "worker %d (pid %d) is stuck: it has not been heard of for %.1f s, and is killed; %s",
         child.number,
@@ -48,7 +50,7 @@ async def _stacks(child: Child) -> str:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + STACKS_PATIENCE
     seen = ""
-    while loop.time() < deadline:
+    while loop.time() < deadline and child.status is None:
         await asyncio.sleep(LOOK)
         stacks = child.stacks(MAX_STACKS)
         if stacks and stacks == seen:

@@ -177,6 +177,7 @@ class Child:
         self.stage = Stage.GONE
         if self.kept_stacks is not None:
             os.close(self.kept_stacks[1])
+            self.kept_stacks = None  # the number may be another file's soon
         for answer in [*self._answers.values(), self.settings, self.ready]:
             if not answer.done():
                 answer.set_exception(Gone(how_it_ended(self.status)))
