@@ -269,6 +269,9 @@ class Reloader:
     async def _taker(self, heir: Seat) -> Child | None:
         """The worker in a place, when it is ready; None if there comes none."""
         for _ in range(MOVES):
+            # One may be due, in half a minute at the most. Until then the old one serves on.
+            while heir.child is None and heir.timer is not None:  # noqa: ASYNC110 - rare
+                await asyncio.sleep(DEATH_PATIENCE)
             with suppress(ReloadError):
                 if heir.child is not None:
                     await self._until_ready(heir.child)
