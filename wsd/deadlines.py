@@ -70,7 +70,7 @@ class Sweep:
     def time(self) -> float:
         """The time in seconds that deadlines are about: the event loop's, less what it stood still in all.
 
-        It never goes back: as long as nobody knows that the loop has stood still, it waits for the tick that is overdue.
+        It never goes back: while nobody knows yet that the loop has stood still, it waits for the tick that is overdue.
         """
         return min(self._unstopped(), self._due)
 

@@ -86,8 +86,13 @@ class Child:
 
     @property
     def descriptor(self) -> int:
-        """Of the pipe."""
+        """Of the pipe; not its own any more when it is :attr:`dying`."""
         return self._descriptor
+
+    @property
+    def dying(self) -> bool:
+        """Whether the pipe has ended or the process has, and not both, as far as anybody has looked."""
+        return self.stage is not Stage.GONE and (self._closed_now or self.status is not None)
 
     # Talking.
 

@@ -292,6 +292,7 @@ class _Supervisor:
         try:
             for _ in range(3):
                 await asyncio.sleep(0)
+            await self._team.see_off()
             if self._stop.is_set():
                 return
             if self._reload.is_set():

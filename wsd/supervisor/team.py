@@ -36,6 +36,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 STEADY = 60.0
 """Seconds of life after which a worker that ends has not ended soon."""
 
+DYING = 0.01
+"""Seconds between two looks whether a worker that is dying has died."""
+
 START_PATIENCE = 60.0
 """Seconds for a new worker to be imported and to begin to give signs of life, on a machine that is busy."""
 
@@ -215,6 +218,17 @@ class Team:
         """See who has ended."""
         for child in list(self.children):
             child.reap()
+
+    async def see_off(self) -> None:
+        """Wait until nobody is dying any more. Of one that is, there is no pipe that another program could go on with.
+
+        It looks itself, because signals may be held back.
+        """
+        while dying := [child for child in self.children if child.dying]:
+            for child in dying:
+                child.kill()  # a process without a pipe is of no use, and may live on
+            await asyncio.sleep(DYING)
+            self.reap()
 
     # Who lives.
 
