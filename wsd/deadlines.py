@@ -31,7 +31,7 @@ HORIZON = 64.0
 """Seconds: the longest time between two visits."""
 
 LEAST_SLEEP = 0.001
-"""Seconds, as many as uvloop's clock counts: after a standstill of an odd length a tick may come a hair too early, and a
+"""Seconds, as uvloop's clock counts them: after a standstill of an odd length a tick may come a hair too early, and a
 shorter sleep would end at once, again and again, until the millisecond is over."""
 
 NOWHERE = -1

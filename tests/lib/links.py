@@ -22,12 +22,25 @@ HEARTBEAT = 0.4
 
 @asynccontextmanager
 async def linked(
-    address: Address | str, *, wait: bool = True, dialect: Dialect = CLASSIC, recorder: Recorder | None = None
+    address: Address | str,
+    *,
+    wait: bool = True,
+    dialect: Dialect = CLASSIC,
+    recorder: Recorder | None = None,
+    master_only: bool = False,
 ) -> AsyncIterator[tuple[Link, Recorder]]:
-    """Run a link to a server, and record what it says and counts."""
+    """Run a link to a server, and record what it says and counts.
+
+    Args:
+        address: of the server.
+        wait: until it is up.
+        dialect: the kind of Pub/Sub.
+        recorder: takes what it says.
+        master_only: whether a server is left that is no master.
+    """
     recorder = recorder or Recorder()
     link = Link(
-        Fixed(parse_address(address) if isinstance(address, str) else address),
+        Fixed(parse_address(address) if isinstance(address, str) else address, master_only=master_only),
         dialect=dialect,
         heartbeat=HEARTBEAT,
         metrics=recorder.metrics,

@@ -6,6 +6,9 @@ it is in doubt: because a link is lost, because Redis says MOVED or CLUSTERDOWN,
 (an unrequested ``sunsubscribe``). Then the channels whose slot has moved change links, and those that were delivered
 are confirmed there with a gap.
 
+A node that has become a replica takes subscriptions to its master's slots, and confirms them; but for a moment it does
+not hear its master yet. So each subscription asks the node first whether it is a master still.
+
 Source: https://redis.io/docs/latest/develop/pubsub/#sharded-pubsub
 """
 
@@ -257,7 +260,7 @@ class ShardedCluster:
 
     def _open(self, place: Place) -> Link:
         link = self._links[place] = self._make_link(
-            Fixed(self._nodes.address(place)),
+            Fixed(self._nodes.address(place), master_only=True),
             lambda: self._name_channel(place, self._own),
             lambda name: self._name_channel(place, name),
             lambda: self._doubt(place),

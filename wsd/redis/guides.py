@@ -45,13 +45,14 @@ class Fixed:
 
     Args:
         address: the server.
+        master_only: whether it is left when it is no master.
     """
 
-    master_only = False
     note = ""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, master_only: bool = False) -> None:
         self.address = address
+        self.master_only = master_only
 
     async def locate(self) -> Address:
         """Return the address."""

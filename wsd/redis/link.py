@@ -250,7 +250,11 @@ class Link:
     def _settle(self) -> None:
         """The pass ends: send what it has changed, in one write."""
         self._settling = False
-        for command in self._channels.commands():
+        commands = self._channels.commands()
+        if self._guide.master_only and any(command.name == self._dialect.subscribe for command in commands):
+            assert self._wire is not None
+            self._vitals.ask_for_life(self._wire)  # one that is no master any more is left before it confirms
+        for command in commands:
             self._send(command)
         self._publish_due()
         if self._wire is not None:

@@ -145,7 +145,7 @@ class Vitals:
         if reason := self._find_dead(wire, now):
             wire.fail(reason)
             return
-        self._ask_for_life(wire)
+        self.ask_for_life(wire)
         self._listen_to_probe(wire)
         self._send_probe(wire, now)
         if self._audit_at <= now:
@@ -175,7 +175,8 @@ class Vitals:
             self._metrics.probes_lost += 1
         return reason
 
-    def _ask_for_life(self, wire: Wire) -> None:
+    def ask_for_life(self, wire: Wire) -> None:
+        """Ask for an answer that tells of the role, too, if that matters; a connection of the wrong one is given up."""
         match self._role:
             case Role.MASTER:
                 wire.send("HELLO", "3", on_reply=self._receive_hello)
@@ -205,7 +206,7 @@ class Vitals:
         self.probe.changed(subscribed)
         if subscribed and self._wire is not None:
             self.problem = ""
-            self._ask_for_life(self._wire)  # see _find_dead() for what a PUBLISH alone would mean
+            self.ask_for_life(self._wire)  # see _find_dead() for what a PUBLISH alone would mean
             self._send_probe(self._wire, monotonic())
 
     def receive_probe(self, payload: bytes) -> None:

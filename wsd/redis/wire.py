@@ -301,6 +301,8 @@ class Wire(asyncio.Protocol):
                     raise LinkError(f"Redis sent a message that is none: {public(item)}")
                 else:
                     self._receive_reply(item)
+                    if self.given_up:
+                        return  # for what it has said: what it says behind that counts no more
                 left -= 1
                 if not left:
                     left = READ_STEP

@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 import pytest
 
+from tests.lib.links import linked
 from tests.lib.marks import needs_sharding
 from tests.lib.permissions import ACL, CLUSTER_ACL, SENTINEL_ACL
 from tests.lib.recorder import Recorder
@@ -20,6 +21,7 @@ from wsd.metrics import Metrics
 from wsd.redis.cluster import ShardedCluster
 from wsd.redis.slots import key_slot
 from wsd.redis.source import make_source
+from wsd.redis.wire import SHARDED
 from wsd.source import Events, Source
 
 pytestmark = pytest.mark.timeout(900)  # several failovers, each of which may take AGES
@@ -107,6 +109,23 @@ async def test_a_failover_moves_the_channels_of_that_node_alone(cluster: Cluster
         for channel in moving:
             assert new("SPUBLISH", channel, "after") == 1
         await eventually(lambda: recorder.count("message") == len(moving))
+    cluster.settle()
+
+
+@needs_sharding
+async def test_a_node_that_is_no_master_any_more_confirms_nothing(cluster: ClusterOfSix) -> None:
+    """It would: replicas take subscriptions to their master's slots. But it does not hear its master yet."""
+    cluster.settle()
+    old = cluster.masters()[0]
+    channel = next(channel for channel in CHANNELS if cluster.owners()[key_slot(channel)] == old.port)
+    async with linked(f"redis://127.0.0.1:{old.port}", dialect=SHARDED, master_only=True) as (link, recorder):
+        link.subscribe(channel)
+        await recorder.until("confirmed", channel)
+        cluster.fail_over(old)
+        await recorder.until("lost")
+        link.retry()  # whoever has asked another node for the topology may not know better
+        await eventually(lambda: "replica" in link.problem, "the reason")
+        assert recorder.count("confirmed") == 1 and not gaps(recorder)
     cluster.settle()
 
 
