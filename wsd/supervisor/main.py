@@ -187,10 +187,7 @@ class _Supervisor:
         # The sockets listen from now on: who connects waits until a worker is there. It is said before one is, so that
         # it is the first line of the log.
         life.listening(listening.clients_at(), listening.admin_at(), chosen.redis)
-        team.seats[0].child = first
-        team.start(first, 0)
-        for seat in team.seats[1:]:
-            team.fill(seat)
+        team.begin(first)
 
     async def go_on(self) -> None:
         """Do what the supervisor did that was executed anew."""

@@ -115,6 +115,21 @@ class Team:
             place=child.place,
         )
 
+    def begin(self, first: Child) -> None:
+        """Start all workers.
+
+        Args:
+            first: a process that becomes the first one; another does if it has ended meanwhile.
+        """
+        seat = self.seats[0]
+        seat.child = first
+        if first.stage is Stage.GONE:
+            self._lost(seat, first)
+        else:
+            self.start(first, seat.number)
+        for seat in self.seats[1:]:
+            self.fill(seat)
+
     def fill(self, seat: Seat) -> None:
         """Start a worker in an empty place."""
         seat.timer = None
@@ -163,8 +178,11 @@ class Team:
         if not self.children:
             self.all_gone.set()
         seat = next((seat for seat in self.seats if seat.child is child), None)
-        if seat is None:
-            return
+        if seat is not None:
+            self._lost(seat, child)
+
+    def _lost(self, seat: Seat, child: Child) -> None:
+        """The worker of a place has gone."""
         seat.child = None
         if child.ready_at:
             seat.served = self._loop.time()
