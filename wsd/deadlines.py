@@ -64,7 +64,7 @@ class Sweep:
         self._stood_still = 0.0  # seconds in all for which the loop stood still
         self._due = math.inf  # when the next tick should come; the time does not pass it before that has come
         self._bugs = BoundedLogger(logger, clock)
-        self._slots: dict[int, set[Visited]] = {}  # by the number of the tick
+        self._slots: dict[int, dict[Visited, None]] = {}  # by the number of the tick, in order
         self._tick = int(clock() // RESOLUTION)  # the last tick that was worked off
 
     def time(self) -> float:
@@ -85,7 +85,7 @@ class Sweep:
         """Visit a connection at a time, and not at the time that was agreed before."""
         self.remove(visited)
         visited.slot = self._slot_at(when)
-        self._slots.setdefault(visited.slot, set()).add(visited)
+        self._slots.setdefault(visited.slot, {})[visited] = None
 
     def hasten(self, visited: Visited, when: float) -> None:
         """Visit a connection at a time, unless the visit that was agreed comes earlier."""
@@ -95,7 +95,7 @@ class Sweep:
     def remove(self, visited: Visited) -> None:
         """Visit a connection no more."""
         if (slot := self._slots.get(visited.slot)) is not None:
-            slot.discard(visited)
+            slot.pop(visited, None)
         visited.slot = NOWHERE
 
     def tick(self, now: float) -> None:

@@ -70,7 +70,7 @@ class Gateway:
         self._subprotocols = [*map(Subprotocol, subprotocols)]
         self._servers: list[Server] = []
         self._emptied = asyncio.Event()  # set when the last connection has left
-        self.connections: set[Connection] = set()  # every client's socket
+        self.connections: dict[Connection, None] = {}  # every client's socket, in the order in which they came
         self._inside = 0  # those that were let in and have not left
         self._lingering: dict[Connection, None] = {}  # those that were refused and have not closed, oldest first
         self._said_full = False  # whether the log has said that it is full, and not yet that it isn't any more
@@ -118,7 +118,7 @@ class Gateway:
     def entered(self, connection: Connection) -> bool:
         """Count a socket in, unless there is no room even for a refusal."""
         self._metrics.connections += 1
-        self.connections.add(connection)
+        self.connections[connection] = None
         if len(self.connections) <= self.max_connections + POLITE_REFUSALS:
             return True
         if not self._lingering:
@@ -152,14 +152,14 @@ class Gateway:
             logger.info("no longer full: %d connections, and new clients are let in", self._inside)
 
     def _forget(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if not self.connections:
             self._emptied.set()
 
     def arrived(self, connection: Connection) -> None:
         """Count a client in that comes from another process, where it had a place: there is one for it here, too."""
         self._metrics.moves[Move.IN] += 1
-        self.connections.add(connection)
+        self.connections[connection] = None
         self._inside += 1
         self._note()
 
