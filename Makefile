@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-lowest lint format types check faults faults-soak handover handover-soak bench bench-full bench-smoke bench-micro bench-locust test-all papers lock clean
+.PHONY: help run test test-unit test-lowest lint format types check faults faults-soak handover handover-soak simulate simulate-bugs bench bench-full bench-smoke bench-micro bench-locust test-all papers lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -53,6 +53,12 @@ handover: $(VENV)/installed ## reload under load, in every way that we know, and
 
 handover-soak: $(VENV)/installed ## reload two hundred times in each deployment, and look for leaks: about an hour
 	$(BIN)/python -m tests.handover --times 200 $(ARGS)
+
+simulate: $(VENV)/installed ## play days with hundreds of faults, as many as a minute has room for: ARGS='--hours 1', ARGS='--seed 4711 --trace'
+	$(BIN)/python -m tests.simulation $(ARGS)
+
+simulate-bugs: $(VENV)/installed ## plant bugs one by one, and see how soon the simulation finds them: an hour
+	$(BIN)/python -m tests.simulation.bugs $(ARGS)
 
 bench: $(VENV)/installed ## measure wsd and others beside it: six minutes, two cores
 	$(BIN)/python -m bench quick $(ARGS)

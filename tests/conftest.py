@@ -38,6 +38,8 @@ LONGEST = (
     "tests/handover/test_reloads.py",
     "tests/handover/test_kills.py",
     "tests/house/test_packaging.py",
+    "tests/simulation/test_models.py",
+    "tests/simulation/test_runner.py",
     "tests/whole/redis/test_source.py",
     "tests/bench/test_locust.py",
     "tests/whole/systemd/test_host.py",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tests.handover.numbers import PLACE
 
-__all__ = ["GAP", "Diary", "End", "Request", "Run", "Stretch"]
+__all__ = ["EXPECTED", "GAP", "Diary", "End", "Request", "Run", "Stretch"]
 
 MOST_PROBLEMS = 20
 """Problems that a diary keeps: the first say what is wrong, and the others repeat it."""

@@ -28,6 +28,7 @@ PAPERS = (
     "systemd/README.md",
     "tests/faults/README.md",
     "tests/handover/README.md",
+    "tests/simulation/README.md",
     "wsd/DESIGN.md",
     "wsd/PROTOCOL.md",
 )
@@ -136,6 +137,7 @@ MADE: dict[tuple[str, str], Callable[[], str]] = {
     ("systemd/README.md", "moves"): tables.moves,
     ("tests/faults/README.md", "legend"): faults.LEGEND.lstrip,
     ("tests/handover/README.md", "legend"): handover.LEGEND.lstrip,
+    ("tests/simulation/README.md", "faults"): tables.simulated_faults,
     ("wsd/DESIGN.md", "rooms"): tables.rooms,
     ("wsd/PROTOCOL.md", "token reasons"): tables.token_reasons,
     ("wsd/PROTOCOL.md", "error codes"): tables.errors,

@@ -12,6 +12,7 @@ from bench.rows.registry import ROWS
 from tests import ROOT
 from tests.house.test_layers import LAYERS, TO_COME
 from tests.lib.metrics import alone
+from tests.simulation.faults import FAULTS
 from wsd.admin.exposition import collect
 from wsd.codes import Close, ErrorCode, HandshakeReason, Move, Restart, TokenReason
 from wsd.config import Settings, text
@@ -29,6 +30,7 @@ __all__ = [
     "restarts",
     "rooms",
     "settings",
+    "simulated_faults",
     "table",
     "token_reasons",
 ]
@@ -120,6 +122,12 @@ def make_targets() -> str:
     """What can be made."""
     found = re.findall(r"^([a-z-]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return table("command", "what it does", rows=[(f"`make {name}`", meaning) for name, meaning in found])
+
+
+def simulated_faults() -> str:
+    """The kinds of faults that happen in simulated worlds."""
+    rows = [(name.replace("_", " "), (function.__doc__ or "").rstrip(".")) for name, function in FAULTS.items()]
+    return table("fault", "what happens", rows=rows)
 
 
 def rooms() -> str:

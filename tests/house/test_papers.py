@@ -69,6 +69,7 @@ HELD = {
     ("systemd/README.md", "At three in the morning", "sh"): f"{_GUIDE}test_the_first_three_questions",
     ("tests/faults/README.md", "How it is measured", "sh"): f"{_GUIDE}test_the_commands_of_the_fault_suite",
     ("tests/handover/README.md", "How it is tried", "sh"): f"{_GUIDE}test_the_commands_of_the_suite_of_reloads",
+    ("tests/simulation/README.md", "How it is played", "sh"): f"{_GUIDE}test_the_commands_of_the_simulation",
     ("wsd/DESIGN.md", "The design, and why", "text"): "tests/house/test_papers.py::test_the_ways_are_those_of_the_code",
     (
         "wsd/PROTOCOL.md",

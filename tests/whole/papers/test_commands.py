@@ -187,6 +187,24 @@ def test_the_commands_of_the_fault_suite(shell: Shell) -> None:
     assert re.search(r"^\| SIGSTOP +\| single +\|.*\| ok +\|$", run(shell, one), re.MULTILINE)
 
 
+def test_the_commands_of_the_simulation(shell: Shell) -> None:
+    for command in commands("tests/simulation/README.md", "How it is played"):
+        made = subprocess.run(
+            ["bash", "-c", command.replace("make ", "make -n ", 1)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()[-1]
+        module, *arguments = made.partition("-m ")[2].split()
+        assert module == "tests.simulation"
+        if "--seed" in arguments:
+            said = run(shell, f"{sys.executable} -m {module} {' '.join(arguments)}")
+            assert "FAULT 0: " in said and said.splitlines()[-2].startswith("1 worlds: ")
+        else:
+            run(shell, f"{sys.executable} -m {module} {' '.join(arguments)} --count 1")
+
+
 def test_the_commands_of_the_suite_of_reloads(shell: Shell) -> None:
     everything, *parts = commands("tests/handover/README.md", "How it is tried")
     assert everything == "make handover"

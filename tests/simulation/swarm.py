@@ -1,0 +1,120 @@
+"""What is so in a world, drawn from its seed: who lives in it, how busily, and what goes wrong how often.
+
+Each world has a random part of all faults and habits, because what is always on hides what shows only without it
+(swarm testing: https://users.cs.utah.edu/~regehr/papers/swarm12.pdf).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeVar
+
+from tests.simulation.sites import KINDS
+
+__all__ = ["HABITS", "Swarm", "waits"]
+
+_Option = TypeVar("_Option")
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+
+PACE = 20.0
+"""How many times slower what wsd does each second is done in a world that lasts hours and days. It would be most of the
+work, and the same again and again."""
+
+HABITS = {
+    "unsubscribes": (30.0, 120.0),
+    "pings": (10.0, 60.0),
+    "authorizes": (20.0, 120.0),
+    "leaves": (60.0, 600.0),
+    "vanishes": (60.0, 600.0),
+    "stops_reading": (20.0, 120.0),
+    "reads_slowly": (20.0, 120.0),
+    "sends_rubbish": (120.0, 600.0),
+}
+"""What a client may be in the habit of, and the seconds between two times, at least and at most."""
+
+
+def waits(random: Random, mean: float) -> float:
+    """A random wait, in seconds. Not exponential: a logarithm is not the same on every machine."""
+    return 2 * mean * random.random() * random.random() * 2
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """What a world is made of."""
+
+    kind: str  # of the site
+    seconds: float  # for which things go wrong
+    workers: int
+    clients: int
+    topics: Sequence[str]
+    message_period: float  # seconds between two batches of messages
+    batches: Sequence[int]  # messages in a batch, one of these
+    padding: Sequence[int]  # bytes that a message is longer, one of these
+    fault_period: float  # seconds between two faults, on average
+    longest: float  # seconds that a fault takes at most
+    faults: frozenset[str]  # kinds of faults that are on
+    habits: dict[str, float] = field(default_factory=dict)  # seconds between two times, by what clients do
+    pace: float = 1.0  # how many times slower everything is that wsd does again and again: in worlds that last days
+    heartbeat: float = 2.0  # redis_heartbeat, in seconds
+    max_backlog: int = 256 * 1024
+    tokens: tuple[float, float] | None = None  # seconds that a token lives, at least and at most; None: no tokens
+    latency: float = 0.0005  # seconds that a packet takes at most
+    deaths: dict[str, float] = field(default_factory=dict)  # how likely a process dies at a step, by the step's name
+
+    @property
+    def leisure(self) -> float:
+        """How many times slower clients, nodes and Sentinels look after each other: in worlds that last days."""
+        return 1.0 if self.pace == 1 else 6.0
+
+    @classmethod
+    def drawn(cls, random: Random, faults: Sequence[str], steps: Sequence[str]) -> Swarm:
+        """Draw what a world is made of.
+
+        Args:
+            random: decides.
+            faults: all kinds of faults.
+            steps: all steps of reloads and hand-overs.
+        """
+        # Most worlds are short and full of faults; some go on for days, in which outages are long.
+        seconds = _one_of(random, (*[10.0] * 2, *[MINUTE] * 8, *[5 * MINUTE] * 6, *[30 * MINUTE] * 2, 6 * HOUR, DAY))
+        seconds *= 0.5 + random.random()
+        many = _one_of(random, (20, 100, 300, 1000) if seconds < HOUR else (20, 100, 300))
+        chosen = [fault for fault in faults if random.random() < 0.5] or [random.choice(faults)]
+        habits = {
+            habit: least + (most - least) * random.random()
+            for habit, (least, most) in HABITS.items()
+            if random.random() < 0.5
+        }
+        is_long = seconds >= HOUR
+        slowdown = max(1.0, seconds / HOUR)  # of those who live: a day costs no more than some hours
+        tokens = _one_of(random, (None, None, (20.0, MINUTE), (MINUTE, HOUR)))
+        deaths = {}
+        if random.random() < 0.4:
+            deaths = {step: random.choice((0.0, 0.0, 0.05, 0.3)) for step in steps}
+        return cls(
+            kind=random.choice(KINDS),
+            seconds=seconds,
+            workers=_one_of(random, (1, 1, 1, 2) if is_long else (1, 1, 2, 2, 3)),
+            clients=_one_of(random, (1, 2, 4) if is_long else (1, 3, 6, 12)),
+            topics=[f"topic-{number}" for number in range(_one_of(random, (1, 3, 10)))],
+            message_period=_one_of(random, (0.1, 0.5, 2.0)) * max(1.0, seconds / (5 * MINUTE)),
+            batches=_one_of(random, ((1,), (1, 1, 1, 5), (*[1] * 19, 30))),
+            padding=_one_of(random, ((0,), (0, 0, 1000), (0, 20_000))),
+            fault_period=min(seconds / many, 10 * MINUTE),
+            longest=_one_of(random, (2.0, 20.0, 90.0)) * (_one_of(random, (1, 60, 600)) if is_long else 1),
+            faults=frozenset(chosen),
+            habits={habit: period * slowdown for habit, period in habits.items()},
+            pace=PACE if is_long else 1.0,
+            heartbeat=_one_of(random, (1.0, 2.0, 5.0)) * (PACE / 2 if is_long else 1),
+            max_backlog=_one_of(random, (64, 256, 1024)) * 1024,
+            tokens=tokens and (tokens[0] * slowdown, tokens[1] * slowdown),
+            latency=_one_of(random, (0.0005, 0.0005, 0.02, 0.2)),
+            deaths=deaths,
+        )
+
+
+def _one_of(random: Random, options: Sequence[_Option]) -> _Option:
+    return options[int(random.random() * len(options))]

@@ -1,0 +1,486 @@
+"""A world: Redis, wsd, clients and publishers, what goes wrong in it, and whether all is as promised."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections import Counter
+from contextvars import Context
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import jwt
+
+import wsd.redis.cluster
+from tests.handover.diary import End
+from tests.handover.judge import judge
+from tests.handover.numbers import Book
+from tests.simulation import cluster, sentinel
+from tests.simulation.chance import EPOCH, Clock
+from tests.simulation.clients import PORT, Client, Connection
+from tests.simulation.faults import FAULTS, mend_all
+from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
+from tests.simulation.network import Endpoint, Network
+from tests.simulation.service import Service
+from tests.simulation.sites import WSD, make_site
+from tests.simulation.swarm import Swarm, waits
+from tests.simulation.watch import Watch, holdings
+from wsd import deadlines
+from wsd.config import Settings
+from wsd.handover.steps import Step as Move
+from wsd.redis import guides
+from wsd.redis.topology import REFRESH_INTERVAL
+from wsd.supervisor import balance, team
+from wsd.supervisor.steps import Step as Reload
+from wsd.worker import supervised
+
+__all__ = ["Cut", "Outcome", "World"]
+
+HEAL, HEAL_BEATS = 150.0, 5.0
+"""Seconds and heartbeats of links within which all is well again after the last fault."""
+
+QUIET = 20.0
+"""Seconds after which nothing is left of clients that have gone: topics linger for 5, and sockets linger, too."""
+
+ACCIDENT = 120.0
+"""Seconds for which a process of wsd that has died or stood still may cost clients the connection."""
+
+LOOKS = 8
+"""Looks at what a worker holds."""
+
+NOW_AND_THEN = {
+    (wsd.redis.cluster, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
+    (guides, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
+    (cluster, "GOSSIP"): cluster.GOSSIP,
+    (cluster, "NODE_TIMEOUT"): cluster.NODE_TIMEOUT,
+    (sentinel, "PERIOD"): sentinel.PERIOD,
+    (sentinel, "HELLO"): sentinel.HELLO,
+    (sentinel, "DOWN_AFTER"): sentinel.DOWN_AFTER,
+    (sentinel, "RECONFIGURE"): sentinel.RECONFIGURE,
+}
+"""What wsd and others do now and then."""
+
+BEAT = supervised.BEAT
+
+EACH = {
+    (deadlines, "RESOLUTION"): deadlines.RESOLUTION,
+    (supervised, "BEAT"): supervised.BEAT,
+    (team, "TICK"): team.TICK,
+    (balance, "LOOK"): balance.LOOK,
+}
+"""What wsd does each second or so."""
+
+SUBSCRIBING = 10.0
+"""Seconds, at most, from a subscription until its client has read of it."""
+
+HELD = 96 * 1024
+"""Bytes, at most, that a transport still delivers when a backlog is dropped: the bound counts them, too."""
+
+FRAME = 80
+"""Bytes of a message around its payload."""
+
+CLOCK_STEPS = "the_clock_is_set"
+
+LEEWAY = 5.0
+"""Seconds that a token is good beyond its end (jwt_leeway)."""
+
+KEY = "a key of the simulated world, which is no secret"
+
+STEPS = [step.name for kind in (Move, Reload) for step in kind]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which of the faults of a seed happen: the first ones, but for some.
+
+    Args:
+        most: how many; None: all.
+        without: the numbers of those that do not happen, from 0.
+    """
+
+    most: int | None = None
+    without: frozenset[int] = frozenset()
+
+    def __str__(self) -> str:
+        words = [] if self.most is None else [f"--faults {self.most}"]
+        words += [f"--without {','.join(map(str, sorted(self.without)))}"] if self.without else []
+        return " ".join(words)
+
+
+@dataclass
+class Outcome:
+    """What came of a world."""
+
+    seed: int
+    kind: str = ""
+    problems: list[str] = field(default_factory=list)
+    virtual: float = 0.0  # seconds
+    planned: int = 0  # faults of the seed that were reached
+    happened: list[int] = field(default_factory=list)  # their numbers, of those that broke something
+    faults: Counter[str] = field(default_factory=Counter)  # how many, by kind
+    clients: int = 0  # connections
+    messages: int = 0  # that came to clients
+    gaps: int = 0
+    lost: int = 0
+    timeline: list[str] = field(default_factory=list)
+
+
+class _Lines(logging.Handler):
+    """Puts the log on the timeline; whatever is an error there is a problem."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = PROCESS.get()
+        self._world.note(f"{process or ''} {record.levelname} {record.name}: {record.getMessage()}")
+        if record.exc_info or (record.levelno >= logging.ERROR and not record.name.startswith("wsd.supervisor")):
+            text = "".join(traceback.format_exception(record.exc_info[1])) if record.exc_info else ""
+            self._world.problem(f"{process}: {record.getMessage()} {text}")
+
+
+class World:
+    """A world from a seed.
+
+    Args:
+        seed: everything that happens by chance comes from it.
+        clock: what the standard library says of time and chance.
+        cut: which of its faults happen.
+    """
+
+    def __init__(self, seed: int, clock: Clock, cut: Cut | None = None) -> None:
+        self.seed = seed
+        self.clock = clock
+        self.cut = cut or Cut()
+        self.outcome = Outcome(seed)
+        self._random = Random(f"{seed} publisher")
+        clock.random = Random(f"{seed} library")
+        clock.looks, clock.step = 0, 0.0
+        self.swarm = Swarm.drawn(Random(f"{seed} swarm"), list(FAULTS), STEPS)
+        self.loop = SimulatedLoop()
+        self.loop.complain = self._complain
+        clock.now = lambda: self.loop.now
+        self.network = Network(self.loop, Random(f"{seed} network"))
+        self.network.usual.latency = (self.swarm.latency / 5, self.swarm.latency)
+        self.slowest = self.swarm.latency  # seconds that a packet takes at most
+        self.site = make_site(self.swarm.kind, self.loop, self.network)
+        self.outcome.kind = self.swarm.kind
+        self.clients: list[Client] = []
+        self.book = Book(self.swarm.topics)
+        self._sizes: dict[str, list[int]] = {topic: [] for topic in self.swarm.topics}  # of the numbers, in bytes
+        self._accident = -ACCIDENT  # when a process of wsd last died or stood still
+        self._publishing = True
+        self._mended = False  # whether nothing goes wrong any more
+        self._dying = Random(f"{seed} deaths")
+        for (module, name), seconds in EACH.items():
+            setattr(module, name, seconds * self.swarm.pace)
+        for (module, name), seconds in NOW_AND_THEN.items():
+            setattr(module, name, seconds * self.swarm.leisure)
+        self.service = Service(self.loop, self.network, WSD, self._settings, self._reached, self._dies)
+
+    def note(self, what: str) -> None:
+        """Note something for the timeline."""
+        self.outcome.timeline.append(f"{self.loop.now:14.6f} {what}")
+
+    def problem(self, what: str) -> None:
+        """Note what must not be."""
+        self.note(f"PROBLEM {what}")
+        self.outcome.problems.append(what)
+
+    def _complain(self, process: Process | None, context: dict[str, Any]) -> None:
+        """Something has raised an exception that nobody handles."""
+        exc = context.get("exception")
+        text = "".join(traceback.format_exception(exc)) if exc is not None else ""
+        self.problem(f"{process}: {context.get('message')} {context.get('task', '')} {text}")
+
+    def _settings(self) -> Settings:
+        swarm = self.swarm
+        values: dict[str, Any] = {
+            "redis_url": self.site.url,
+            "pubsub": self.site.pubsub,
+            "port": PORT,
+            "workers": swarm.workers,
+            "redis_heartbeat": swarm.heartbeat,
+            "max_backlog": swarm.max_backlog,
+            "ping_interval": 20 * swarm.leisure,
+            "drain_seconds": 5,
+            "worker_timeout": 10 if swarm.pace == 1 else 3 * BEAT * swarm.pace,
+            "auth": "none",
+        }
+        if swarm.tokens is not None:
+            values |= {"auth": "jwt", "jwt_key": KEY, "jwt_algorithms": ["HS256"], "jwt_leeway": LEEWAY}
+        return Settings(**values)
+
+    # Running.
+
+    def run(self) -> Outcome:
+        """Let it live; return what came of it."""
+        root, lines = logging.getLogger(), _Lines(self)
+        before = root.handlers, root.level
+        root.handlers = [lines]
+        root.setLevel(logging.INFO)
+        try:
+            self.loop.run_until_complete(self._live())
+        except Exception as exc:
+            self.problem("".join(traceback.format_exception(exc)))
+        finally:
+            root.handlers, root.level = before
+            asyncio.set_event_loop(None)
+        self.outcome.virtual = self.loop.now
+        return self.outcome
+
+    async def _live(self) -> None:
+        for server in self.site.servers:
+            server.start()
+        await asyncio.sleep(3.0)
+        self.service.start()
+        await asyncio.sleep(3.0)
+        before = await self._holdings()
+        watching = asyncio.ensure_future(Watch(self).run())
+        for number in range(self.swarm.clients):
+            client = Client(self, number, Random(f"{self.seed} client {number}"), self.swarm.habits)
+            self.clients.append(client)
+            client.start()
+        publishing = asyncio.ensure_future(self._publish())
+        await asyncio.sleep(3.0)
+        await self._go_wrong()
+        await self._heal()
+        await self._judge()
+        self._publishing = False
+        for client in self.clients:
+            client.stop()
+        await publishing
+        await asyncio.sleep(QUIET + 2 * self.swarm.heartbeat)
+        watching.cancel()
+        self._compare(before, await self._holdings())
+
+    # What is published.
+
+    async def _publish(self) -> None:
+        random, swarm = self._random, self.swarm
+        while self._publishing:
+            await asyncio.sleep(waits(random, swarm.message_period))
+            for _ in range(random.choice(swarm.batches)):
+                self.publish(random.choice(swarm.topics), random.choice(swarm.padding))
+
+    def publish(self, topic: str, padding: int) -> None:
+        """Publish the next number of a topic where a publisher would."""
+        book = self.book.at(topic, 0)
+        payload = b"%d%s" % (book.last + 1, b" " * padding)
+        self._sizes[topic].append(FRAME + len(payload))
+        book.note(self.loop.now, self.site.publish(topic.encode(), payload))
+
+    def lag(self, connection: Connection) -> tuple[int, float]:
+        """How far a client is behind: bytes, and seconds."""
+        total, oldest, now = 0, 0.0, self.loop.now
+        for topic, _ in connection.diary.stretches():
+            stretch, book = connection.diary.listening(topic), self.book.at(topic, 0)
+            if stretch is None or not book.last:
+                continue
+            # The server had subscribed it before the client read that.
+            last = max((run.last for run in stretch.runs), default=0)
+            due = last + 1 if last else book.first_after(stretch.since - SUBSCRIBING)
+            if due <= book.last:
+                total += sum(self._sizes[topic][due - 1 :])
+                oldest = max(oldest, now - book.sent[due - 1])
+        return total, oldest
+
+    # Tokens.
+
+    def token(self, random: Random) -> tuple[str, float]:
+        """A token, and when it expires on the wall."""
+        assert self.swarm.tokens is not None
+        least, most = self.swarm.tokens
+        expires = int(EPOCH + self.loop.now + self.clock.step + least + (most - least) * random.random())
+        claims = {"exp": expires, "sub": "a client"}
+        return jwt.encode(claims, KEY, "HS256"), expires + LEEWAY
+
+    def refusals(self, connection: Connection) -> tuple[str, ...]:
+        """What a request may be answered with besides: a token may have expired on the way, and another may be late."""
+        if self.swarm.tokens is not None and (
+            CLOCK_STEPS in self.swarm.faults or connection.excuses or self.slowest > 1
+        ):
+            return ("session unauthorized",)
+        return ()
+
+    # What goes wrong.
+
+    async def _go_wrong(self) -> None:
+        swarm, plan = self.swarm, Random(f"{self.seed} plan")
+        kinds = [kind for kind in FAULTS if kind in swarm.faults]
+        end = self.loop.now + swarm.seconds
+        number = 0
+        while self.cut.most is None or number < self.cut.most:
+            wait, kind = waits(plan, swarm.fault_period), plan.choice(kinds)
+            if self.loop.now + wait > end:
+                break
+            await asyncio.sleep(wait)
+            if number not in self.cut.without:
+                said = FAULTS[kind](self, Random(f"{self.seed} fault {number}"))
+                if said:
+                    self.outcome.happened.append(number)
+                    self.outcome.faults[kind] += 1
+                    self.note(f"FAULT {number}: {said}")
+            number += 1
+        self.outcome.planned = number
+
+    def excuse(self, client: Client) -> None:
+        """Something has gone wrong for which the server may end a client's connection."""
+        if client.connection is not None:
+            client.connection.excuses.update((1006, 1011, 1012, 4001))
+
+    def excuse_peer(self, endpoint: Endpoint, *, stalls: bool = False) -> None:
+        """The same, for the client at the other end; if it only stalls for a moment, nobody may be closed but 1012."""
+        for client in self.clients:
+            connection = client.connection
+            if connection is not None and connection.peer() is endpoint:
+                connection.excuses.update((1012,) if stalls else (1006, 1012))
+
+    def _dies(self, process: Process) -> None:
+        """A process of wsd is about to die; those whose sockets it had may be closed, all if it is the supervisor."""
+        self._accident = self.loop.now
+        for client in self.clients:
+            connection = client.connection
+            peer = connection.peer() if connection is not None else None
+            if connection is not None and (peer is None or self.service.costs(process, peer)):
+                connection.excuses.add(1006)
+
+    def stand_still(self, process: Process, seconds: float) -> None:
+        """Let a process of wsd stand still for a while. It may be put down for that."""
+        self._accident = self.loop.now
+        for client in self.clients:
+            self.excuse(client)
+        self.service.freeze(process, seconds)
+
+    def _reached(self, step: Any) -> None:
+        """A process has reached a step: perhaps it dies there, or stands still, and another one dies meanwhile."""
+        if self._mended:
+            return
+        if self._dying.random() >= self.swarm.deaths.get(step.name, 0.0):
+            return
+        process = PROCESS.get()
+        assert process is not None
+        if self._dying.random() < 0.7:
+            self.note(f"{process} dies at {step.name}")
+            self.outcome.faults["a process dies at a step"] += 1
+            self.service.kill(process)
+            raise Killed
+        seconds = 10 ** (2 * self._dying.random() - 0.5)
+        self.note(f"{process} stands still at {step.name} for {seconds:.1f} s")
+        self.outcome.faults["a process stands still at a step"] += 1
+        self.stand_still(process, seconds)
+        if self._dying.random() < 0.5:
+            self.loop.call_later(seconds * self._dying.random(), self._kill_youngest, context=Context())
+
+    def _kill_youngest(self) -> None:
+        """Let the process die that was started last, while another one stands still that may wait for it."""
+        if not self._mended and (processes := self.service.processes):
+            self.note(f"{processes[-1]} dies meanwhile")
+            self.service.kill(processes[-1])
+
+    # In the end.
+
+    async def _heal(self) -> None:
+        self.note("everything is mended")
+        self._mended = True
+        mend_all(self)
+        for client in self.clients:
+            client.calm = True
+            if client.connection is not None and not client.connection.reading:
+                client.connection.read_again()
+        within = HEAL * self.swarm.leisure + HEAL_BEATS * self.swarm.heartbeat
+        deadline = self.loop.now + within
+        while not self._is_well():
+            await asyncio.sleep(1.0)
+            if self.loop.now > deadline:
+                self.problem(f"not healed {within:g} s after the last fault: {self._state()}")
+                return
+        await asyncio.sleep(
+            90.0 * self.swarm.leisure + 2 * self.swarm.heartbeat
+        )  # half-open connections are found, and clients are there again
+        if not self._is_well():
+            self.problem(f"ill again, after all was well and nothing went wrong: {self._state()}")
+
+    def _is_well(self) -> bool:
+        workers = self.service.workers
+        return (
+            len(workers) == self.swarm.workers
+            and not self.service.unsettled
+            and all(worker.source.healed and not worker.status.unready() for worker in workers)
+        )
+
+    def _state(self) -> str:
+        states = [
+            f"{worker.status.unready() or 'ready'}, healed: {worker.source.healed}" for worker in self.service.workers
+        ]
+        return "; ".join([self.service.unsettled, *states])
+
+    async def _judge(self) -> None:
+        closed, began = self.book.last(), self.loop.now
+        for client in self.clients:
+            client.silent = True
+        for topic in self.swarm.topics:
+            self.publish(topic, 0)
+        await asyncio.sleep(10.0 + 10 * self.slowest)
+        connections = {
+            connection.diary.name: connection
+            for client in self.clients
+            for connection in client.connections
+            if connection.judged and connection.since < began
+        }
+        verdict = judge(
+            [connection.diary for connection in connections.values()],
+            self.book,
+            closed,
+            lambda diary, end: self._may_end(connections[diary.name], end),
+        )
+        for problem in verdict.problems:
+            self.problem(problem)
+        outcome = self.outcome
+        outcome.clients, outcome.gaps, outcome.lost = verdict.clients, verdict.gaps.total(), verdict.lost.total()
+        for problem in self.service.problems:
+            self.problem(problem)
+        for bug in self.service.bugs:
+            self.problem("a process has ended: " + "".join(traceback.format_exception(bug)))
+        for worker in self.service.workers:
+            if worker.metrics.internal_errors:
+                self.problem(f"{worker.metrics.internal_errors} internal errors")
+
+    def _may_end(self, connection: Connection, end: End) -> bool:
+        code = end.code or 1006
+        if code in connection.excuses:
+            return True
+        size, age = connection.lag
+        match code:
+            case 1012 if self.service.leaderless(end.when):
+                return True
+            case 1012 | 1006 if end.when - self._accident < ACCIDENT:
+                return code == 1012 or 1012 in connection.excuses  # who does not take the close frame is aborted
+            case 4008 | 1006 if size > self.swarm.max_backlog - HELD or age > 9.0:
+                return True
+            case 4003:
+                return CLOCK_STEPS in self.swarm.faults or EPOCH + end.when >= connection.expires - 1
+        return False
+
+    async def _holdings(self) -> list[dict[str, float]]:
+        """What each worker holds; the least of several looks, because something is under way now and then."""
+        least: dict[Process, dict[str, float]] = {}
+        for _ in range(LOOKS):
+            for process, worker in self.service.serving:
+                now = holdings(process, worker, len(self.network.held(process)))
+                before = least.get(process, now)
+                least[process] = {name: min(now[name], before[name]) for name in now}
+            await asyncio.sleep(0.37)
+        return list(least.values())
+
+    def _compare(self, before: list[dict[str, float]], after: list[dict[str, float]]) -> None:
+        """Nothing has grown."""
+        for was, now in zip(before, after, strict=False):
+            if was["links"] != now["links"]:
+                continue  # a Cluster has another number of masters
+            grown = [f"{name}: {was[name]:g}, then {now[name]:g}" for name in was if now[name] > was[name]]
+            if grown:
+                self.problem(f"all clients have gone, and more is left than there was: {'; '.join(grown)}")
