@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,9 +31,6 @@ from typing import IO, Any, NamedTuple, cast
 from tests import ROOT
 
 __all__ = ["BUGS", "Bug", "Change", "Finding", "Played", "plant", "play_with", "search", "table"]
-
-LONGEST = 120
-"""Seconds of CPU for one world, after which it is ended, and something is wrong with it. Most take a few."""
 
 
 class Change(NamedTuple):
@@ -735,37 +732,33 @@ def play_with(folder: Path) -> Iterator[Play]:
 
 def _child() -> None:
     """Play the worlds whose seeds come on standard input; write what came of each as a line of JSON."""
-    from tests.simulation import chance
+    from tests.simulation import runner  # which must come before wsd
+    from wsd import __file__ as found
 
-    clock = chance.install()
-    import wsd
-
-    found, expected = Path(wsd.__file__).parent, Path.cwd() / "wsd"
-    assert found == expected, f"this would play with {found}, and not with {expected}"
-    from tests.simulation.world import World
+    expected = Path.cwd() / "wsd"
+    assert Path(found).parent == expected, f"this would play with {found}, and not with {expected}"
+    from tests.simulation import world  # noqa: F401 - once, before the forks
 
     def play(seed: int) -> dict[str, Any]:
-        world = World(seed, clock)
-        try:
-            world.run()
-        except Exception as exc:
-            world.outcome.problems.append(f"the world has ended: {type(exc).__name__}: {exc}")
-        return {"problems": world.outcome.problems, "virtual": world.loop.now}
+        outcome, _ = runner.play(seed)
+        return {"problems": outcome.problems, "virtual": outcome.virtual}
 
     for line in sys.stdin:
-        _say(json.dumps(_apart(partial(play, int(line)))))
+        _say(json.dumps(_apart(partial(play, int(line)), int(runner.LONGEST))))
 
 
-def _apart(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do something in a process of its own; return what it returns, and the seconds of CPU that it took."""
+def _apart(act: Callable[[], dict[str, Any]], seconds: int) -> dict[str, Any]:
+    """Do something in a process of its own; return what it returns, and the seconds of CPU that it took.
+
+    Args:
+        act: what.
+        seconds: of CPU, after which the process is ended.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(reading)
-        resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
-        import logging
-
-        logging.disable()
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         with open(writing, "w") as file:
             json.dump(act(), file)
         os._exit(0)
@@ -804,7 +797,7 @@ class Finding:
         return f"{said}: {self.bug.name}\n    {self.problem or self.bug.shown_by}"
 
 
-def search(bug: Bug, play: Play, unchanged: Play, seconds: float) -> Finding:
+def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterable[int] | None = None) -> Finding:
     """Play worlds that are well without a bug until one has something wrong.
 
     Args:
@@ -812,9 +805,10 @@ def search(bug: Bug, play: Play, unchanged: Play, seconds: float) -> Finding:
         play: plays a world with it.
         unchanged: plays a world without it.
         seconds: of CPU, after which it is not found.
+        seeds: of the worlds; None: 1, 2, 3, …
     """
     finding = Finding(bug)
-    for seed in count(1):
+    for seed in count(1) if seeds is None else seeds:
         if finding.cpu >= seconds:
             break
         if unchanged(seed).problems:
