@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import IO, Any, NamedTuple, cast
 
 from tests import ROOT
 
-__all__ = ["BUGS", "Bug", "Change", "Finding", "Played", "plant", "play_with", "search", "table"]
+__all__ = ["BUGS", "CONTROL", "Bug", "Change", "Finding", "Played", "plant", "play_with", "search", "shorter", "table"]
 
 
 class Change(NamedTuple):
@@ -659,6 +660,17 @@ BUGS = (
 )
 """The bugs, in the order of the way from Redis to the client, the hand-over and the supervisor last."""
 
+CONTROL = _bug(
+    "Nothing is wrong, but other things happen by chance.",
+    "nothing: what a world says all the same is wrong with the world, and no bug counts as found",
+    Change(
+        "backoff.py",
+        "    return random.uniform(most / 2, most)",
+        "    random.random()\n    return random.uniform(most / 2, most)",
+    ),
+)
+"""A bug changes also what happens by chance in a world, and so might show what is wrong without it."""
+
 
 # Planting.
 
@@ -824,6 +836,20 @@ def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterabl
     return finding
 
 
+def shorter(longest: float) -> Iterator[int]:
+    """The seeds of worlds in which things go wrong for so many seconds at most: those that last for days cost more.
+
+    Args:
+        longest: seconds of virtual time.
+    """
+    from tests.simulation.faults import FAULTS
+    from tests.simulation.swarm import Swarm
+    from tests.simulation.world import STEPS
+
+    drawn = ((seed, Swarm.drawn(Random(f"{seed} swarm"), list(FAULTS), STEPS)) for seed in count(1))
+    return (seed for seed, swarm in drawn if swarm.seconds <= longest)
+
+
 def table(findings: Sequence[Finding]) -> str:
     """The table of the README, in Markdown."""
     lines = [
@@ -857,12 +883,13 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Search for the bugs; return 1 if one of them is not found."""
+    """Search for the bugs; return 1 if one of them is not found, or something is wrong without any."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulation.bugs", description="Plants bugs, and looks for them."
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="bugs whose names have all these words")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU for each bug (default: 10)")
+    parser.add_argument("--longest", type=float, help="play no worlds that last for more seconds of virtual time")
     parser.add_argument("--jobs", type=int, default=1, help="bugs at the same time (default: 1)")
     parser.add_argument("--table", action="store_true", help="print the table of the README in the end")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -870,7 +897,7 @@ def main() -> int:
     if args.child:
         _child()
         return 0
-    chosen = [bug for bug in BUGS if all(word.lower() in bug.name.lower() for word in args.only)]
+    chosen = [bug for bug in (CONTROL, *BUGS) if all(word.lower() in bug.name.lower() for word in args.only)]
     findings: dict[str, Finding] = {}
     with ExitStack() as stack:
         unchanged = stack.enter_context(play_with(stack.enter_context(plant(None))))
@@ -883,17 +910,22 @@ def main() -> int:
 
         def look_for(bug: Bug) -> Finding:
             with plant(bug) as folder, play_with(folder) as play:
-                return search(bug, play, play_unchanged, args.minutes * 60)
+                seeds = None if args.longest is None else shorter(args.longest)
+                return search(bug, play, play_unchanged, args.minutes * 60, seeds)
 
         pool = stack.enter_context(ThreadPoolExecutor(args.jobs))
         for done in as_completed([pool.submit(look_for, bug) for bug in chosen]):
             finding = findings[done.result().bug.name] = done.result()
             _say(str(finding))
-    ordered = [findings[bug.name] for bug in chosen]
+    control = findings.get(CONTROL.name)
+    ordered = [findings[bug.name] for bug in chosen if bug is not CONTROL]
     if args.table:
         _say(table(ordered))
     missed = sum(each.seed is None for each in ordered)
     _say(f"{len(ordered) - missed} of {len(ordered)} bugs were found")
+    if control is not None and control.seed is not None:
+        _say("Something is wrong without any bug, so this says nothing.")
+        return 1
     return 1 if missed else 0
 
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from tests import ROOT
-from tests.simulation.bugs import BUGS, Bug, Played, plant, play_with, search, table
-from tests.simulation.faults import FAULTS
-from tests.simulation.swarm import Swarm
-from tests.simulation.world import STEPS
+from tests.simulation.bugs import BUGS, CONTROL, Bug, Played, plant, play_with, search, shorter, table
 
 LEAST = 15
 """Bugs at the least."""
@@ -28,7 +22,7 @@ def test_no_bug_is_listed_twice() -> None:
     assert len({bug.name for bug in BUGS}) == len({bug.changes for bug in BUGS}) == len(BUGS) >= LEAST
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", (CONTROL, *BUGS), ids=lambda bug: bug.name)
 def test_a_bug_fits_the_code(bug: Bug) -> None:
     """Each piece stands in its file once, and the file can be compiled with the other one in its place."""
     with plant(bug) as folder:
@@ -54,13 +48,6 @@ def test_worlds_are_played_with_the_copy(tmp_path: Path) -> None:
     assert "this would play with" in ended.stderr
 
 
-def short_worlds() -> Iterator[int]:
-    """The seeds of worlds that last for minutes, and not for days."""
-    for seed in count(1):
-        if Swarm.drawn(Random(f"{seed} swarm"), list(FAULTS), STEPS).seconds < 600:
-            yield seed
-
-
 def test_a_bug_is_found() -> None:
     with (
         plant(EASY) as folder,
@@ -68,7 +55,7 @@ def test_a_bug_is_found() -> None:
         plant(None) as unplanted,
         play_with(unplanted) as unchanged,
     ):
-        finding = search(EASY, play, unchanged, seconds=60, seeds=short_worlds())
+        finding = search(EASY, play, unchanged, seconds=60, seeds=shorter(600))
         assert finding.seed is not None
         assert finding.problem in play(finding.seed).problems, "the same seed shows the same"
         assert not unchanged(finding.seed).problems
