@@ -22,7 +22,7 @@ def test_no_bug_is_listed_twice() -> None:
     assert len({bug.name for bug in BUGS}) == len({bug.changes for bug in BUGS}) == len(BUGS) >= LEAST
 
 
-@pytest.mark.parametrize("bug", (CONTROL, *BUGS), ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", [CONTROL, *BUGS], ids=lambda bug: bug.name)
 def test_a_bug_fits_the_code(bug: Bug) -> None:
     """Each piece stands in its file once, and the file can be compiled with the other one in its place."""
     with plant(bug) as folder:
