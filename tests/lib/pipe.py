@@ -58,7 +58,7 @@ class Pipe:
         self._socket.close()
 
 
-def ask(port: int, *command: str | bytes | int, patience: float = 1.0) -> Reply:
+def ask(port: int, *command: str | bytes | int, patience: float = PATIENCE) -> Reply:
     """Run one command on a connection of its own; return the reply.
 
     Raises:

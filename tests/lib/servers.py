@@ -39,6 +39,7 @@ class RedisServer:
     """
 
     ready: ClassVar[str] = "ready to accept connections"  # what its log says then
+    frozen = False
 
     def __init__(self, *options: str, port: int = 0) -> None:
         # A node of a Cluster listens on a second port, too.
@@ -74,16 +75,18 @@ class RedisServer:
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         """End it, and wait until it is gone."""
-        self.process.signal(signal.SIGCONT)
+        self.thaw()
         self.process.signal(number)
         self.process.wait(PATIENCE)
 
     def freeze(self) -> None:
         """Stop it without closing its connections."""
+        self.frozen = True
         self.process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it run on."""
+        self.frozen = False
         self.process.signal(signal.SIGCONT)
 
     def remove(self) -> None:
