@@ -46,6 +46,10 @@ SUBSCRIBES = (1.0, 20.0)
 """Seconds between two subscriptions of a client, at least and at most."""
 
 
+LATE = 9.0
+"""Seconds after which a message is late: wsd ends a connection for which something has waited a second longer."""
+
+
 class Connection(asyncio.Protocol):
     """A connection of a client.
 
@@ -67,6 +71,7 @@ class Connection(asyncio.Protocol):
         self.since = client.world.loop.now
         self.reading = True  # whether it reads: some stop for a while
         self.lag: tuple[int, float] = (0, 0.0)  # when it ended: bytes, and seconds, that it was behind
+        self.late_at = -LATE  # when it last read a message that was so old
         self._world = client.world
         self._random = client.random
         self._protocol = ClientProtocol(parse_uri(f"ws://{WSD}:{PORT}/"), max_size=None)
@@ -135,6 +140,8 @@ class Connection(asyncio.Protocol):
             if self.judged:
                 self._world.note(f"PROBLEM {problem}")
         self._world.outcome.messages += 1
+        if message.get("action") == "message" and self._world.age(message) > LATE:
+            self.late_at = now
         if "session" in message and not self._session:
             self._session = message["session"]
             self.ready.set()

@@ -673,14 +673,13 @@ class Cluster:
                     node._masters[other] = other._master_of(other)
 
     def owner(self, channel: bytes) -> Node | None:
-        """The node that the newest claim to a channel's slot names."""
+        """The node at which a channel is published: of those that claim its slot the one with the newest epoch.
+
+        Others may believe that it is another one's, which would say MOVED.
+        """
         slot = key_slot(channel)
-        found, newest = None, -1
-        for node in self.nodes:
-            owner = node.slots.at(slot)
-            if owner is not None and node.epoch_of(owner) > newest:
-                found, newest = owner, node.epoch_of(owner)
-        return found
+        claimants = [node for node in self.nodes if node.master is None and node.owns(slot)]
+        return max(claimants, key=lambda node: node.epoch, default=None)
 
     # What an operator does, and what goes wrong.
 

@@ -19,7 +19,7 @@ from tests.handover.judge import judge
 from tests.handover.numbers import Book
 from tests.simulation import cluster, sentinel
 from tests.simulation.chance import EPOCH, Clock
-from tests.simulation.clients import PORT, Client, Connection
+from tests.simulation.clients import LATE, PORT, Client, Connection
 from tests.simulation.faults import FAULTS, mend_all
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.network import Endpoint, Network
@@ -77,6 +77,9 @@ SUBSCRIBING = 10.0
 
 HELD = 96 * 1024
 """Bytes, at most, that a transport still delivers when a backlog is dropped: the bound counts them, too."""
+
+DRAINS = 15.0
+"""Seconds, at most, in which a client whose connection is ended for its backlog reads what was on its way already."""
 
 FRAME = 80
 """Bytes of a message around its payload."""
@@ -273,6 +276,12 @@ class World:
         self._sizes[topic].append(FRAME + len(payload))
         book.note(self.loop.now, self.site.publish(topic.encode(), payload))
 
+    def age(self, message: dict[str, Any]) -> float:
+        """How old a message is, in seconds."""
+        topic, number = message.get("topic"), message.get("snapshot")
+        sent = self.book.at(topic, 0).sent if topic in self._sizes else ()
+        return self.loop.now - sent[number - 1] if type(number) is int and 0 < number <= len(sent) else 0.0
+
     def lag(self, connection: Connection) -> tuple[int, float]:
         """How far a client is behind: bytes, and seconds."""
         total, oldest, now = 0, 0.0, self.loop.now
@@ -459,7 +468,9 @@ class World:
                 return True
             case 1012 | 1006 if end.when - self._accident < ACCIDENT:
                 return code == 1012 or 1012 in connection.excuses  # who does not take the close frame is aborted
-            case 4008 | 1006 if size > self.swarm.max_backlog - HELD or age > 9.0:
+            case 4008 | 1006 if size > self.swarm.max_backlog - HELD or age > LATE:
+                return True
+            case 4008 | 1006 if end.when - connection.late_at < DRAINS:
                 return True
             case 4003:
                 return CLOCK_STEPS in self.swarm.faults or EPOCH + end.when >= connection.expires - 1

@@ -2,7 +2,8 @@
 
 Nodes may disagree for a while, and a node that the others have lost goes on telling the old topology. So several nodes
 are asked at once, and for each slot the newest claim is taken, as the nodes do among themselves: each master has a
-*config epoch*, which grows with every failover and with every slot that it imports.
+*config epoch*, which grows with every failover and with every slot that it imports. And a node knows best what it
+serves itself: before Redis 7.2, one that has not heard of a slot's move may tell of the former master for good.
 
 Sources: https://redis.io/docs/latest/commands/cluster-slots/, https://redis.io/docs/latest/commands/cluster-nodes/, and
 https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-slots-configuration-propagation
@@ -77,6 +78,7 @@ class _Claim(NamedTuple):
     first: int
     last: int
     master: Place | None  # None: it can't be reached by what is told of it
+    id: bytes  # of the master
 
 
 class _View(NamedTuple):
@@ -86,6 +88,8 @@ class _View(NamedTuple):
     replicas: frozenset[Place]
     ok: bool
     problem: str  # what is wrong with a place that it tells
+    id: bytes  # its own; b"" if the user may not ask
+    epoch: int  # its own, or its master's
 
 
 class Nodes:
@@ -169,8 +173,14 @@ async def _first_answers(tasks: Sequence[asyncio.Task[_View]]) -> list[_View]:
 
 
 def _merge(views: Sequence[_View]) -> Topology:
-    """Take the newest claim to each slot; of two that are equally new, the one that more nodes tell."""
-    told = Counter(claim for view in views for claim in view.claims)
+    """Take the newest claim to each slot; of two that are equally new, the one that more nodes tell.
+
+    What a node says of one that has been asked itself counts only if it is newer than what that one knows.
+    """
+    known = {view.id: view.epoch for view in views if view.id}
+    told = Counter(
+        claim for view in views for claim in view.claims if claim.id == view.id or claim.epoch > known.get(claim.id, -1)
+    )
     owners: list[Place | None] = [None] * SLOTS
     for claim in sorted(told, key=lambda claim: (claim.epoch, told[claim])):
         owners[claim.first : claim.last + 1] = [claim.master] * (claim.last + 1 - claim.first)
@@ -195,7 +205,7 @@ def _parse(slots: Reply, info: Reply, nodes: Reply, asked: Address) -> _View:
             raise LinkError(f"it answered CLUSTER with {public(reply)}")
     if not isinstance(slots, list) or not isinstance(info, bytes):
         raise LinkError(f"it answered CLUSTER SLOTS with {public(slots)} and CLUSTER INFO with {public(info)}")
-    epochs = _epochs(nodes)
+    id, epochs = _epochs(nodes)
     claims: set[_Claim] = set()
     replicas: set[Place] = set()
     problems: list[str] = []
@@ -209,19 +219,23 @@ def _parse(slots: Reply, info: Reply, nodes: Reply, asked: Address) -> _View:
         covered += last + 1 - first
         if covered > SLOTS:
             raise LinkError("it answered CLUSTER SLOTS with slots that have two masters")
-        id = master[2] if isinstance(master, list) and len(master) > 2 else b""
-        claims.add(
-            _Claim(epochs.get(id, 0) if isinstance(id, bytes) else 0, first, last, _place(master, asked, problems))
-        )
+        owner = master[2] if isinstance(master, list) and len(master) > 2 else b""
+        owner = owner if isinstance(owner, bytes) else b""
+        claims.add(_Claim(epochs.get(owner, 0), first, last, _place(master, asked, problems), owner))
         replicas.update(place for node in others if (place := _place(node, asked, problems)) is not None)
-    return _View(frozenset(claims), frozenset(replicas), b"cluster_state:ok" in info, problems[0] if problems else "")
+    ok, problem = b"cluster_state:ok" in info, problems[0] if problems else ""
+    return _View(frozenset(claims), frozenset(replicas), ok, problem, id, epochs.get(id, 0))
 
 
-def _epochs(nodes: Reply) -> dict[bytes, int]:
-    """The config epoch of each node by its id; nothing if the user may not ask, and then the majority decides."""
+def _epochs(nodes: Reply) -> tuple[bytes, dict[bytes, int]]:
+    """The id of the node that says it, and the config epoch of each node by its id.
+
+    Nothing if the user may not ask, and then the majority decides.
+    """
     lines = nodes.splitlines() if isinstance(nodes, bytes) else ()
-    fields = (line.split(b" ") for line in lines)
-    return {words[0]: told_number(words[6]) or 0 for words in fields if len(words) > 6}
+    fields = [words for line in lines if len(words := line.split(b" ")) > 6]
+    id = next((words[0] for words in fields if b"myself" in words[2].split(b",")), b"")
+    return id, {words[0]: told_number(words[6]) or 0 for words in fields}
 
 
 def _place(node: Reply, asked: Address, problems: list[str]) -> Place | None:

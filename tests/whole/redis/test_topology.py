@@ -34,9 +34,12 @@ def slots(*ranges: tuple[int, int, str, int]) -> bytes:
     return reply
 
 
-def epochs(**nodes: int) -> bytes:
-    """The reply to CLUSTER NODES: the config epoch of each node, by its id."""
-    lines = b"".join(b"%b :0@0 master - 0 0 %d connected 0\n" % (id.encode(), epoch) for id, epoch in nodes.items())
+def epochs(myself: str = "", **nodes: int) -> bytes:
+    """The reply to CLUSTER NODES: the config epoch of each node, by its id; one of them is the one that says it."""
+    lines = b"".join(
+        b"%b :0@0 %bmaster - 0 0 %d connected 0\n" % (id.encode(), b"myself," * (id == myself), epoch)
+        for id, epoch in nodes.items()
+    )
     return b"$%d\r\n%b\r\n" % (len(lines), lines)
 
 
@@ -89,6 +92,18 @@ async def test_the_newest_claim_to_each_slot_is_believed() -> None:
     assert topology.ranges == ((0, 4, ("a", 1)), (5, 9, ("c", 1)), (10, 19, ("b", 1)))
     assert topology.replicas == {("a", 2), ("b", 2), ("c", 2), ("d", 1), ("d", 2)}
     assert topology.ok
+
+
+@pytest.mark.parametrize(("known", "owner"), [(9, "a"), (8, "c")])
+async def test_a_node_knows_best_what_it_serves_unless_others_know_of_a_newer_epoch(known: int, owner: str) -> None:
+    # A slot went from c to a, and c imported another one then. Who has missed the first takes c's claim for the newer.
+    first = slots((0, 9, "a", 1), (10, 19, "c", 1)) + OK + epochs("a1", a1=5, c1=9)
+    other = slots((0, 9, "a", 1), (10, 19, "c", 1)) + OK + epochs("c1", a1=5, c1=known)
+    stale = slots((0, 4, "a", 1), (5, 19, "c", 1)) + OK + epochs("x1", a1=5, c1=9)
+    async with AsyncExitStack() as stack:
+        seeds = [await stack.enter_async_context(node(HELLO, answer)) for answer in (stale, first, other)]
+        topology = await Nodes(tuple(seeds), 5.0).ask()
+    assert (topology.owners()[5], topology.owners()[15]) == ((owner, 1), ("c", 1))
 
 
 async def test_the_majority_is_believed_without_epochs_and_the_mute_are_not_waited_for(
