@@ -54,6 +54,10 @@ class Path:
     lossy: float = 0.0
 
 
+SEGMENT = 300
+"""Bytes up to which what is written at once arrives at once: TCP sends it in one segment."""
+
+
 class _Direction:
     """One direction of a connection: the buffers of both kernels, and the way between.
 
@@ -109,7 +113,7 @@ class _Direction:
 
     def _pieces(self, data: bytes) -> list[bytes]:
         random, pieces = self._network.random, []
-        while len(data) > 1 and random.random() < self.path.chop:
+        while len(data) > SEGMENT and random.random() < self.path.chop:
             at = 1 + int(random.random() * (len(data) - 1))
             pieces.append(data[:at])
             data = data[at:]

@@ -13,6 +13,7 @@ import resource
 import select
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -95,6 +96,18 @@ def play(seed: int, cut: Cut | None = None) -> tuple[Outcome, float]:
     return outcome, time.process_time() - begun
 
 
+def _told(seed: int, cut: Cut | None, *, timeline: bool) -> tuple[Outcome, float]:
+    from tests.simulation.world import Outcome
+
+    try:
+        outcome, seconds = play(seed, cut)
+    except BaseException:
+        return Outcome(seed, problems=[traceback.format_exc()]), 0.0
+    if not timeline and not outcome.problems:
+        outcome.timeline.clear()
+    return outcome, seconds
+
+
 class _Fork:
     """A world that is played in a process of its own.
 
@@ -102,21 +115,21 @@ class _Fork:
         seed: of the world.
         cut: which of its faults happen.
         timeline: whether that of a world without problems is wanted, too.
+        longest: seconds of processor time after which it is ended.
     """
 
-    def __init__(self, seed: int, cut: Cut | None, *, timeline: bool) -> None:
+    def __init__(self, seed: int, cut: Cut | None, *, timeline: bool, longest: int = LONGEST) -> None:
         self.seed = seed
         self.begun = _now()
         self.ours, theirs = os.pipe()
         self._pid = os.fork()
         if not self._pid:
-            resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
-            outcome, seconds = play(seed, cut)
-            if not timeline and not outcome.problems:
-                outcome.timeline.clear()
-            with open(theirs, "wb") as file:
-                pickle.dump((outcome, seconds), file)
-            os._exit(0)
+            try:
+                resource.setrlimit(resource.RLIMIT_CPU, (longest, longest))
+                with open(theirs, "wb") as file:
+                    pickle.dump(_told(seed, cut, timeline=timeline), file)
+            finally:
+                os._exit(0)  # whatever has happened: what called this function is not for a copy to finish
         os.close(theirs)
 
     def result(self) -> tuple[Outcome, float]:
@@ -190,10 +203,12 @@ def shrink(planned: int, fails: Callable[[Cut], Outcome | None], seconds: float 
     return best, outcome
 
 
-def _shrink_seed(seed: int, outcome: Outcome) -> tuple[Cut, Outcome] | None:
+def _shrink_seed(seed: int, outcome: Outcome, seconds: float) -> tuple[Cut, Outcome] | None:
+    longest = int(3 * seconds) + 5  # a part takes no longer than the whole, but for another mistake
+
     def fails(cut: Cut) -> Outcome | None:
-        found, _ = _Fork(seed, cut, timeline=True).result()
-        return found if found.problems else None
+        found, _ = _Fork(seed, cut, timeline=True, longest=longest).result()
+        return found if found.timeline and found.problems else None
 
     return shrink(outcome.planned, fails)
 
@@ -276,7 +291,8 @@ def main() -> int:
                 _say(sha256("\n".join(outcome.timeline).encode()).hexdigest())
         if outcome.problems:
             best, found = cut, outcome
-            if not (args.no_shrink or args.trace) and (shrunk := _shrink_seed(outcome.seed, outcome)) is not None:
+            wanted = not (args.no_shrink or args.trace)
+            if wanted and (shrunk := _shrink_seed(outcome.seed, outcome, seconds)) is not None:
                 best, found = shrunk
                 _say(f"    shrunk to {len(found.happened)} faults; then: {found.problems[0][:300]}")
             _tell(found, best, args.trace)
