@@ -621,8 +621,17 @@ class Node(Server):
         leader = self.leader
         for other in (leader, *self.followers(leader)):
             if other is not self:
-                self.tell(other, partial(other.deliver_shard, channel, payload))
+                self.tell(other, partial(other.hear_shard, leader, channel, payload))
         return self.deliver_shard(channel, payload)
+
+    def hear_shard(self, leader: Node, channel: bytes, payload: bytes) -> None:
+        """Deliver what was published at another node of the same shard, which had this master then.
+
+        Redis would also deliver what comes late, to those who have subscribed at the new master meanwhile and may have
+        had it from the former one. Nobody could tell that from a message that was published twice.
+        """
+        if self.leader is leader:
+            self.deliver_shard(channel, payload)
 
     commands: Commands = COMMANDS | {
         "ASKING": Command(ask, 1, loading=False),

@@ -19,9 +19,9 @@ _Option = TypeVar("_Option")
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
-PACE = 20.0
-"""How many times slower what wsd does each second is done in a world that lasts hours and days. It would be most of the
-work, and the same again and again."""
+PACES = ((HOUR, 20.0, 6.0), (10 * MINUTE, 5.0, 3.0))
+"""How many times slower everything is in a world that lasts so many seconds or more: what wsd does each second, and what
+clients, nodes and Sentinels do now and then. It would be most of the work, and the same again and again."""
 
 HABITS = {
     "unsubscribes": (30.0, 120.0),
@@ -57,17 +57,13 @@ class Swarm:
     longest: float  # seconds that a fault takes at most
     faults: frozenset[str]  # kinds of faults that are on
     habits: dict[str, float] = field(default_factory=dict)  # seconds between two times, by what clients do
-    pace: float = 1.0  # how many times slower everything is that wsd does again and again: in worlds that last days
+    pace: float = 1.0  # how many times slower everything is that wsd does again and again: in worlds that last long
+    leisure: float = 1.0  # the same, of how clients, nodes and Sentinels look after each other
     heartbeat: float = 2.0  # redis_heartbeat, in seconds
     max_backlog: int = 256 * 1024
     tokens: tuple[float, float] | None = None  # seconds that a token lives, at least and at most; None: no tokens
     latency: float = 0.0005  # seconds that a packet takes at most
     deaths: dict[str, float] = field(default_factory=dict)  # how likely a process dies at a step, by the step's name
-
-    @property
-    def leisure(self) -> float:
-        """How many times slower clients, nodes and Sentinels look after each other: in worlds that last days."""
-        return 1.0 if self.pace == 1 else 6.0
 
     @classmethod
     def drawn(cls, random: Random, faults: Sequence[str], steps: Sequence[str]) -> Swarm:
@@ -81,7 +77,7 @@ class Swarm:
         # Most worlds are short and full of faults; some go on for days, in which outages are long.
         seconds = _one_of(random, (*[10.0] * 2, *[MINUTE] * 8, *[5 * MINUTE] * 6, *[30 * MINUTE] * 2, 6 * HOUR, DAY))
         seconds *= 0.5 + random.random()
-        many = _one_of(random, (20, 100, 300, 1000) if seconds < HOUR else (20, 100, 300))
+        many = _one_of(random, (30, 300, 1000, 2000) if seconds < HOUR else (50, 200, 500))
         chosen = [fault for fault in faults if random.random() < 0.5] or [random.choice(faults)]
         habits = {
             habit: least + (most - least) * random.random()
@@ -89,6 +85,7 @@ class Swarm:
             if random.random() < 0.5
         }
         is_long = seconds >= HOUR
+        pace, leisure = next(((pace, leisure) for least, pace, leisure in PACES if seconds >= least), (1.0, 1.0))
         slowdown = max(1.0, seconds / HOUR)  # of those who live: a day costs no more than some hours
         tokens = _one_of(random, (None, None, (20.0, MINUTE), (MINUTE, HOUR)))
         deaths = {}
@@ -107,8 +104,9 @@ class Swarm:
             longest=_one_of(random, (2.0, 20.0, 90.0)) * (_one_of(random, (1, 60, 600)) if is_long else 1),
             faults=frozenset(chosen),
             habits={habit: period * slowdown for habit, period in habits.items()},
-            pace=PACE if is_long else 1.0,
-            heartbeat=_one_of(random, (1.0, 2.0, 5.0)) * (PACE / 2 if is_long else 1),
+            pace=pace,
+            leisure=leisure,
+            heartbeat=_one_of(random, (1.0, 2.0, 5.0)) * max(pace / 2, 1.0),
             max_backlog=_one_of(random, (64, 256, 1024)) * 1024,
             tokens=tokens and (tokens[0] * slowdown, tokens[1] * slowdown),
             latency=_one_of(random, (0.0005, 0.0005, 0.02, 0.2)),
