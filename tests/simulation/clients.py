@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from websockets.client import ClientProtocol
@@ -15,7 +15,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from tests.handover.diary import EXPECTED, Diary
+from tests.handover.diary import EXPECTED, Diary, Request
 from tests.simulation.loop import Process
 from tests.simulation.network import Endpoint, Transport
 from tests.simulation.sites import WSD
@@ -24,7 +24,7 @@ from tests.simulation.swarm import waits
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-__all__ = ["PORT", "Client", "Connection"]
+__all__ = ["PORT", "Client", "Connection", "Token"]
 
 PORT = 3000
 """The port of wsd."""
@@ -50,6 +50,14 @@ LATE = 9.0
 """Seconds after which a message is late: wsd ends a connection for which something has waited a second longer."""
 
 
+class Token(NamedTuple):
+    """A token."""
+
+    text: str
+    expires: float  # when it is good no more, on the wall
+    topics: frozenset[str]  # that it permits
+
+
 class Connection(asyncio.Protocol):
     """A connection of a client.
 
@@ -68,6 +76,7 @@ class Connection(asyncio.Protocol):
         self.judged = True  # whether what comes is held against what is promised
         self.excuses: set[int] = set()  # close codes with which the server may end it, whatever else is so
         self.expires = float("inf")  # when its token does, on the wall
+        self._permitted: frozenset[str] | None = None  # the topics of its token; None: it has none
         self.since = client.world.loop.now
         self.reading = True  # whether it reads: some stop for a while
         self.lag: tuple[int, float] = (0, 0.0)  # when it ended: bytes, and seconds, that it was behind
@@ -77,7 +86,7 @@ class Connection(asyncio.Protocol):
         self._protocol = ClientProtocol(parse_uri(f"ws://{WSD}:{PORT}/"), max_size=None)
         self._session = ""
         self._halved = False  # whether the first part of a frame has been sent, into which nothing else may come
-        self._tokens: deque[float] = deque()  # when the tokens expire that nobody has answered yet
+        self._tokens: deque[Token] = deque()  # those that nobody has answered yet
         self._refused = False
 
     @property
@@ -135,7 +144,10 @@ class Connection(asyncio.Protocol):
 
     def _receive(self, message: dict[str, Any], now: float) -> None:
         known = len(self.diary.problems)
+        request = self.diary.owed[0] if self.diary.owed else None
         self.diary.received(message, now)
+        if request is not None and (not self.diary.owed or self.diary.owed[0] is not request):
+            self._check_reply(request, message)
         for problem in self.diary.problems[known:]:
             if self.judged:
                 self._world.note(f"PROBLEM {problem}")
@@ -146,12 +158,22 @@ class Connection(asyncio.Protocol):
             self._session = message["session"]
             self.ready.set()
         elif message.get("action") == "session" and self._tokens:
-            expires = self._tokens.popleft()
+            token = self._tokens.popleft()
             if message["message"] == "session authenticated":
-                self.expires = expires
+                self.expires, self._permitted = token.expires, token.topics
             elif self.expires == float("inf"):  # it has none yet
                 self.excuses.add(4001)
                 self._world.loop.call_later(0.5 + self._random.random(), self.authorize)
+
+    def _check_reply(self, request: Request, message: dict[str, Any]) -> None:
+        """A subscription is refused if the token does not permit the topic, and only then."""
+        if request.action != "subscribe" or self._permitted is None:
+            return
+        # One that waited for Redis is answered before the tokens that were sent meanwhile.
+        permits = {request.context in topics for topics in (self._permitted, *(token.topics for token in self._tokens))}
+        wrong = {"forbidden_topic": True, "context subscribed": False}.get(message.get("code", message.get("message")))
+        if permits == {wrong}:
+            self.diary.problem(f"{message} answers {request}; the token permits {sorted(self._permitted)}")
 
     # What it sends.
 
@@ -173,6 +195,8 @@ class Connection(asyncio.Protocol):
         if context:
             request["context"] = context
         expected = (*EXPECTED[action], *self._world.refusals(self)) if action != "ping" else ()
+        if action == "subscribe":
+            expected = (*expected, "forbidden_topic")  # see _check_reply()
         self.diary.asks(action, context if action != "authorization" else "", number, expected)
         text, random = orjson.dumps(request), self._random
         if random.random() < 0.1:
@@ -199,9 +223,9 @@ class Connection(asyncio.Protocol):
     def authorize(self) -> None:
         """Send a token."""
         if self.is_open:
-            token, expires = self._world.token(self._random)
-            self._tokens.append(expires)
-            self.ask("authorization", token)
+            token = self._world.token(self._random)
+            self._tokens.append(token)
+            self.ask("authorization", token.text)
 
     def ping(self) -> None:
         """Send a ping of the protocol."""

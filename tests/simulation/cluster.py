@@ -715,6 +715,7 @@ class Cluster:
         for slot in slots:
             for node in self.nodes:
                 node.migrating.pop(slot, None)
+                node.importing.pop(slot, None)
         if to.master is None and len(slots):
             to.import_slots((slots[0], slots[-1]))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tests.simulation.loop import Process
 from tests.simulation.network import Endpoint
+from tests.simulation.redis import Server
 from tests.simulation.sites import WSD
 
 if TYPE_CHECKING:
@@ -49,10 +50,36 @@ def redis_is_killed(world: World, random: Random) -> str:
     server = random.choice(world.site.servers)
     if not server.process.alive:
         return ""
-    seconds = _span(world, random)
+    seconds, loading = _span(world, random), random.choice((0.0, 0.0, 1.0)) * _span(world, random)
     server.kill()
-    _later(world, seconds, lambda: None if server.process.alive else server.start())
-    return f"{server.process} is killed, and starts after {seconds:.1f} s"
+    _later(world, seconds, lambda: None if server.process.alive else server.start(loading))
+    return f"{server.process} is killed, starts after {seconds:.1f} s, and loads for {loading:.1f} s"
+
+
+@_fault
+def redis_is_paused(world: World, random: Random) -> str:
+    """Somebody lets writes and PUBLISH wait at a server (CLIENT PAUSE), or everything."""
+    server = random.choice(world.site.servers)
+    if not server.works:
+        return ""
+    seconds, everything = _span(world, random), random.random() < 0.3
+    server.pause(seconds, everything)
+    return f"{server.process} lets {'everything' if everything else 'writes'} wait for {seconds:.1f} s"
+
+
+@_fault
+def permissions_change(world: World, random: Random) -> str:
+    """The user of wsd may use some channels no more, or must say a password."""
+    server = random.choice(world.site.servers)
+    seconds = _span(world, random)
+    _later(world, seconds, partial(_permit, server))
+    if random.random() < 0.3:
+        server.set_user(b"default", b"resetpass", b">unknown")
+        return f"{server.process} asks for a password for {seconds:.1f} s"
+    private = [b"__*"] if random.random() < 0.5 else []
+    topics = [topic.encode() for topic in world.swarm.topics if random.random() < 0.5]
+    server.permit(*private, *topics)
+    return f"{server.process} permits only {b' '.join((*private, *topics)).decode() or 'nothing'} for {seconds:.1f} s"
 
 
 @_fault
@@ -91,14 +118,15 @@ def way_is_cut(world: World, random: Random) -> str:
 
 @_fault
 def servers_are_parted(world: World, random: Random) -> str:
-    """Nothing gets through between a server and all others. wsd reaches both sides."""
+    """Nothing gets through between some servers and the others. wsd reaches both sides."""
     hosts = list(dict.fromkeys(server.host for server in world.site.servers))
     if len(hosts) < 2:
         return ""
-    alone = random.choice(hosts)
+    some = random.sample(hosts, random.choice((1, 1, len(hosts) // 2)))
     seconds = _span(world, random)
-    _cut(world, [way for host in hosts if host != alone for way in ((alone, host), (host, alone))], seconds)
-    return f"{alone} is parted from the other servers for {seconds:.1f} s"
+    ways = [(one, other) for one in some for other in hosts if other not in some]
+    _cut(world, [*ways, *((other, one) for one, other in ways)], seconds)
+    return f"{', '.join(some)} {'are' if some[1:] else 'is'} parted from the other servers for {seconds:.1f} s"
 
 
 @_fault
@@ -240,6 +268,10 @@ def _endpoint(world: World, random: Random) -> Endpoint | None:
     return random.choice(endpoints) if endpoints else None
 
 
+def _permit(server: Server) -> None:
+    server.set_user(b"default", b"nopass", b"allchannels")
+
+
 def _thaw(world: World, process: Process) -> None:
     if process.alive and process.frozen:
         world.loop.thaw(process)
@@ -259,4 +291,6 @@ def mend_all(world: World) -> None:
         if not server.process.alive:
             server.start()
         _thaw(world, server.process)
+        server.unpause()
+        _permit(server)
     world.service.go_on()

@@ -606,9 +606,12 @@ class Network:
         self._hurry(one, other)
 
     def _hurry(self, one: str, other: str) -> None:
-        for endpoint in self.endpoints(one):
-            if endpoint.outgoing.receiver.host == other:
-                endpoint.outgoing.hurry()
+        # Of an end that is closed the kernel still sends what is left, and that it was the end: the other one tells.
+        ways = [endpoint.outgoing for endpoint in self.endpoints(one)]
+        ways += [endpoint.incoming for endpoint in self.endpoints(other) if endpoint.incoming.sender.closed]
+        for way in ways:
+            if way.sender.host == one and way.receiver.host == other:
+                way.hurry()
 
     def endpoints(self, host: str) -> list[Endpoint]:
         """The ends of connections at a host that are open."""

@@ -393,6 +393,11 @@ class Server:
         self._paused = (self.now + seconds, everything)
         self.after(seconds, self._go_on)
 
+    def is_paused(self, *, everything: bool = False) -> bool:
+        """Whether what publishes must wait, or everything."""
+        until, all_wait = self._paused
+        return self.now < until and (all_wait or not everything)
+
     def unpause(self) -> None:
         """Go on with it."""
         self._paused = (0.0, False)

@@ -72,7 +72,7 @@ def is_reached(network: Network, server: Server) -> bool:
     """Whether wsd and a server can talk, and the server executes commands."""
     return (
         server.works
-        and not server.loading
+        and not server.is_paused(everything=True)
         and not network.is_cut(WSD, server.host)
         and not network.is_cut(server.host, WSD)
     )
@@ -185,7 +185,7 @@ class _Sharded:
                 return False
             return None if self._may_be_lost_on(node) else True
         owner = self._cluster.owner(channel)
-        if owner is None or not owner.works or owner.loading:
+        if owner is None or not owner.works or owner.is_paused():
             return False
         try:
             owner.execute_spublish(channel, payload)
@@ -223,12 +223,15 @@ class _Sharded:
         if not masters:
             return ""
         to, first = random.choice(masters), random.randrange(16_000)
-        self._cluster.move_slots(range(first, first + 384), to)
-        return f"slots {first} to {first + 383} move to {to.host}"
+        slots, seconds = range(first, first + 384), random.choice((0.0, 5.0)) * random.random()
+        if seconds:
+            self._cluster.migrate(slots, to)
+        self._loop.call_later(seconds, self._cluster.move_slots, slots, to)
+        return f"slots {first} to {first + 383} move to {to.host}, within {seconds:.1f} s"
 
 
 def _publish(server: Server, channel: bytes, payload: bytes) -> bool:
-    if not server.works or server.loading:
+    if not server.works or server.is_paused():
         return False
     server.execute_publish(channel, payload)
     return True

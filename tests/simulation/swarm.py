@@ -20,8 +20,8 @@ _Option = TypeVar("_Option")
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
 PACES = ((HOUR, 20.0, 6.0), (10 * MINUTE, 5.0, 3.0))
-"""How many times slower everything is in a world that lasts so many seconds or more: what wsd does each second, and what
-clients, nodes and Sentinels do now and then. It would be most of the work, and the same again and again."""
+"""How many times slower everything is in a world that lasts so many seconds, or more: what wsd does each second, and
+what clients, nodes and Sentinels do now and then. It would be most of the work, and the same again and again."""
 
 HABITS = {
     "unsubscribes": (30.0, 120.0),
@@ -62,6 +62,11 @@ class Swarm:
     heartbeat: float = 2.0  # redis_heartbeat, in seconds
     max_backlog: int = 256 * 1024
     tokens: tuple[float, float] | None = None  # seconds that a token lives, at least and at most; None: no tokens
+    narrow: bool = False  # whether tokens permit only some topics, now and then
+    version: tuple[int, int, int] = (7, 0, 15)  # of Redis
+    output_limits: tuple[int, int, float] | None = None  # of subscribers: hard, soft, and seconds; None: as usual
+    pubsub_when_down: bool = True  # whether a Cluster that is down serves sharded channels
+    pipe: tuple[int, int] | None = None  # bytes of a packet between processes, and of all that wait; None: as usual
     latency: float = 0.0005  # seconds that a packet takes at most
     deaths: dict[str, float] = field(default_factory=dict)  # how likely a process dies at a step, by the step's name
 
@@ -111,6 +116,11 @@ class Swarm:
             tokens=tokens and (tokens[0] * slowdown, tokens[1] * slowdown),
             latency=_one_of(random, (0.0005, 0.0005, 0.02, 0.2)),
             deaths=deaths,
+            narrow=random.random() < 0.5,
+            version=_one_of(random, ((7, 0, 15), (7, 2, 4), (7, 4, 1))),
+            output_limits=_one_of(random, (None, None, None, (256 * 1024, 64 * 1024, 5.0))),
+            pubsub_when_down=random.random() < 0.7,
+            pipe=_one_of(random, (None, None, (2048, 16_384))),
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.simulation.loop import Process
+from wsd.redis.vitals import PAUSED_HEARTBEATS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -51,6 +52,12 @@ class Watch:
         self._world = world
         self._seen: dict[Process, _Seen] = {}
         self._doubt = DOUBT * world.swarm.heartbeat + DOUBT_MORE + 4 * world.slowest
+        self._paused_at = 0.0  # when Redis last let writes wait
+
+    @property
+    def _paused_until(self) -> float:
+        """Until when wsd may take a silent Redis for one that lets writes wait."""
+        return self._paused_at + PAUSED_HEARTBEATS * self._world.swarm.heartbeat if self._paused_at else 0.0
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -59,6 +66,8 @@ class Watch:
         while True:
             await asyncio.sleep(period)
             silent = world.site.is_silent()
+            if any(server.is_paused() for server in world.site.servers):
+                self._paused_at = world.loop.now
             for process, worker in world.service.serving:
                 self._look(process, worker, silent)
 
@@ -70,7 +79,7 @@ class Watch:
             seen.silent_since = None
         elif seen.silent_since is None:
             seen.silent_since = now
-        elif now - seen.silent_since > self._doubt and not worker.status.unready():
+        elif now - max(seen.silent_since, self._paused_until) > self._doubt and not worker.status.unready():
             self._problem(seen, process, f"/readyz says 200, and nothing comes since {seen.silent_since:.1f}")
         most = world.swarm.max_backlog + LARGEST_PASS
         for connection in worker.gateway.connections:

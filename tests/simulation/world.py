@@ -13,13 +13,14 @@ from typing import Any
 
 import jwt
 
+import wsd.pipe
 import wsd.redis.cluster
 from tests.handover.diary import End
 from tests.handover.judge import judge
 from tests.handover.numbers import Book
 from tests.simulation import cluster, sentinel
 from tests.simulation.chance import EPOCH, Clock
-from tests.simulation.clients import LATE, PORT, Client, Connection
+from tests.simulation.clients import LATE, PORT, Client, Connection, Token
 from tests.simulation.faults import FAULTS, mend_all
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.network import Endpoint, Network
@@ -90,6 +91,8 @@ LEEWAY = 5.0
 """Seconds that a token is good beyond its end (jwt_leeway)."""
 
 KEY = "a key of the simulated world, which is no secret"
+
+PACKET = wsd.pipe.PACKET
 
 STEPS = [step.name for kind in (Move, Reload) for step in kind]
 
@@ -171,6 +174,11 @@ class World:
         self.slowest = self.swarm.latency  # seconds that a packet takes at most
         self.site = make_site(self.swarm.kind, self.loop, self.network)
         self.outcome.kind = self.swarm.kind
+        for server in self.site.servers:
+            server.version = self.swarm.version
+            server.output_limits = self.swarm.output_limits or server.output_limits
+            if isinstance(server, cluster.Node):
+                server.pubsub_when_down = self.swarm.pubsub_when_down
         self.clients: list[Client] = []
         self.book = Book(self.swarm.topics)
         self._sizes: dict[str, list[int]] = {topic: [] for topic in self.swarm.topics}  # of the numbers, in bytes
@@ -182,7 +190,10 @@ class World:
             setattr(module, name, seconds * self.swarm.pace)
         for (module, name), seconds in NOW_AND_THEN.items():
             setattr(module, name, seconds * self.swarm.leisure)
+        wsd.pipe.PACKET = PACKET if self.swarm.pipe is None else self.swarm.pipe[0]
         self.service = Service(self.loop, self.network, WSD, self._settings, self._reached, self._dies)
+        if self.swarm.pipe is not None:
+            self.service.kernel.capacity = self.swarm.pipe[1]
 
     def note(self, what: str) -> None:
         """Note something for the timeline."""
@@ -299,13 +310,17 @@ class World:
 
     # Tokens.
 
-    def token(self, random: Random) -> tuple[str, float]:
-        """A token, and when it expires on the wall."""
+    def token(self, random: Random) -> Token:
+        """Make a token."""
         assert self.swarm.tokens is not None
         least, most = self.swarm.tokens
         expires = int(EPOCH + self.loop.now + self.clock.step + least + (most - least) * random.random())
-        claims = {"exp": expires, "sub": "a client"}
-        return jwt.encode(claims, KEY, "HS256"), expires + LEEWAY
+        claims: dict[str, Any] = {"exp": expires, "sub": "a client"}
+        permitted = frozenset(self.swarm.topics)
+        if self.swarm.narrow and random.random() < 0.5:
+            permitted = frozenset(topic for topic in self.swarm.topics if random.random() < 0.7)
+            claims["topics"] = sorted(permitted)
+        return Token(jwt.encode(claims, KEY, "HS256"), expires + LEEWAY, permitted)
 
     def refusals(self, connection: Connection) -> tuple[str, ...]:
         """What a request may be answered with besides: a token may have expired on the way, and another may be late."""
