@@ -171,8 +171,8 @@ class Connection(asyncio.Protocol):
             return
         # One that waited for Redis is answered before the tokens that were sent meanwhile.
         permits = {request.context in topics for topics in (self._permitted, *(token.topics for token in self._tokens))}
-        wrong = {"forbidden_topic": True, "context subscribed": False}.get(message.get("code", message.get("message")))
-        if permits == {wrong}:
+        said = message.get("code", message.get("message"))
+        if (said == "forbidden_topic" and permits == {True}) or (said == "context subscribed" and permits == {False}):
             self.diary.problem(f"{message} answers {request}; the token permits {sorted(self._permitted)}")
 
     # What it sends.

@@ -129,12 +129,10 @@ class Sentinel(Server):
     # Failovers.
 
     def lead(self) -> bool:
-        """Begin a failover; return whether there is a replica for it."""
-        fit = [
-            server
-            for server in self.team.servers
-            if server.master is self.believes and self.sees(server) and not server.loading
-        ]
+        """Begin a failover; return whether there is a replica for it, or a server that should be one."""
+        seen = [server for server in self.team.servers if self.sees(server) and not server.loading]
+        fit = [server for server in seen if server.master is self.believes]
+        fit = fit or [server for server in seen if server.master is None and server is not self.believes]
         if not fit:
             return False
         # No two elections have the same number: who votes tells what he knows.

@@ -319,12 +319,13 @@ class Service:
     def _about_to_end(self, entry: Entry) -> None:
         self._dies(entry.program)
         # The supervisor, too, may have stood still, and have seen only then that its patience was over.
-        hung = any(
-            each is not None and (each.program.frozen or self._loop.now - each.thawed < HUNG)
-            for each in (entry, self._supervisor)
-        )
+        hung = self._stood_still(entry, HUNG) or self._stood_still(self._supervisor, HUNG)
         if entry.pid not in self._forgiven and not hung:
             self.problems.append(f"{entry.program} is killed, which did not stand still")
+
+    def _stood_still(self, entry: Entry | None, seconds: float) -> bool:
+        """Whether a process stands still, or has until not long ago."""
+        return entry is not None and (entry.program.frozen or self._loop.now - entry.thawed < seconds)
 
     def _over(self, entry: Entry) -> None:
         self._forgiven.pop(entry.pid, None)
@@ -340,7 +341,11 @@ class Service:
 
     def _look_for(self, pid: int, waited: Process | None) -> None:
         """See that no place is a process's that the supervisor has waited for, if it still lives."""
-        if self.supervisor is waited is not None and self.team is not None:
+        if self.supervisor is not waited or waited is None or self.team is None:
+            return
+        if self._stood_still(self._supervisor, SEEN):
+            self._loop.call_later(SEEN, self._look_for, pid, waited, context=Context())
+        else:
             for seat in self.team.seats:
                 if seat.child is not None and seat.child.pid == pid:
                     self.problems.append(f"place {seat.number} was given to process {pid}, which had ended")
