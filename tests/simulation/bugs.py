@@ -842,11 +842,11 @@ def shorter(longest: float) -> Iterator[int]:
     Args:
         longest: seconds of virtual time.
     """
-    from tests.simulation.faults import FAULTS
+    from tests.simulation.faults import KINDS
     from tests.simulation.swarm import Swarm
     from tests.simulation.world import STEPS
 
-    drawn = ((seed, Swarm.drawn(Random(f"{seed} swarm"), list(FAULTS), STEPS)) for seed in count(1))
+    drawn = ((seed, Swarm.drawn(Random(f"{seed} swarm"), KINDS, STEPS)) for seed in count(1))
     return (seed for seed, swarm in drawn if swarm.seconds <= longest)
 
 

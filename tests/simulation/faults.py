@@ -18,17 +18,24 @@ from tests.simulation.sites import WSD
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-__all__ = ["FAULTS", "mend_all"]
+__all__ = ["FAULTS", "KINDS", "mend_all"]
 
 Fault: TypeAlias = "Callable[[World, Random], str]"
 
 FAULTS: dict[str, Fault] = {}
-"""Every kind of fault, by name. A function returns what it has done, or "" if there was nothing to break."""
+"""Every fault, by name. A function returns what it has done, or "" if there was nothing to break."""
+
+KINDS: dict[str, list[str]] = {}
+"""The names of the faults, by what breaks."""
 
 
-def _fault(function: Fault) -> Fault:
-    FAULTS[function.__name__] = function
-    return function
+def _fault(kind: str) -> Callable[[Fault], Fault]:
+    def add(function: Fault) -> Fault:
+        FAULTS[function.__name__] = function
+        KINDS.setdefault(kind, []).append(function.__name__)
+        return function
+
+    return add
 
 
 def _span(world: World, random: Random) -> float:
@@ -44,7 +51,7 @@ def _later(world: World, seconds: float, act: Callable[[], object]) -> None:
 # Redis.
 
 
-@_fault
+@_fault("Redis")
 def redis_is_killed(world: World, random: Random) -> str:
     """A server dies, and starts again."""
     server = random.choice(world.site.servers)
@@ -56,7 +63,7 @@ def redis_is_killed(world: World, random: Random) -> str:
     return f"{server.process} is killed, starts after {seconds:.1f} s, and loads for {loading:.1f} s"
 
 
-@_fault
+@_fault("Redis")
 def redis_is_paused(world: World, random: Random) -> str:
     """Somebody lets writes and PUBLISH wait at a server (CLIENT PAUSE), or everything."""
     server = random.choice(world.site.servers)
@@ -67,7 +74,7 @@ def redis_is_paused(world: World, random: Random) -> str:
     return f"{server.process} lets {'everything' if everything else 'writes'} wait for {seconds:.1f} s"
 
 
-@_fault
+@_fault("Redis")
 def permissions_change(world: World, random: Random) -> str:
     """The user of wsd may use some channels no more, or must say a password."""
     server = random.choice(world.site.servers)
@@ -76,13 +83,13 @@ def permissions_change(world: World, random: Random) -> str:
     if random.random() < 0.3:
         server.set_user(b"default", b"resetpass", b">unknown")
         return f"{server.process} asks for a password for {seconds:.1f} s"
-    private = [b"__*"] if random.random() < 0.5 else []
+    private = [b"__*"] if random.random() < 0.8 else []
     topics = [topic.encode() for topic in world.swarm.topics if random.random() < 0.5]
     server.permit(*private, *topics)
     return f"{server.process} permits only {b' '.join((*private, *topics)).decode() or 'nothing'} for {seconds:.1f} s"
 
 
-@_fault
+@_fault("Redis")
 def redis_is_frozen(world: World, random: Random) -> str:
     """A server stands still: SIGSTOP, a slow disk, a virtual machine that is moved."""
     process = random.choice(world.site.servers).process
@@ -94,7 +101,7 @@ def redis_is_frozen(world: World, random: Random) -> str:
     return f"{process} stands still for {seconds:.1f} s"
 
 
-@_fault
+@_fault("Redis")
 def links_are_reset(world: World, random: Random) -> str:
     """Connections to a server are reset."""
     server = random.choice(world.site.servers)
@@ -104,7 +111,7 @@ def links_are_reset(world: World, random: Random) -> str:
     return f"{len(clients)} connections to {server.process} are reset" if clients else ""
 
 
-@_fault
+@_fault("Redis")
 def way_is_cut(world: World, random: Random) -> str:
     """Nothing gets through between wsd and a server, in one direction or in both."""
     server = random.choice(world.site.servers)
@@ -116,7 +123,7 @@ def way_is_cut(world: World, random: Random) -> str:
     return f"nothing gets {' or '.join(f'from {one} to {other}' for one, other in ways)} for {seconds:.1f} s"
 
 
-@_fault
+@_fault("Redis")
 def servers_are_parted(world: World, random: Random) -> str:
     """Nothing gets through between some servers and the others. wsd reaches both sides."""
     hosts = list(dict.fromkeys(server.host for server in world.site.servers))
@@ -129,22 +136,38 @@ def servers_are_parted(world: World, random: Random) -> str:
     return f"{', '.join(some)} {'are' if some[1:] else 'is'} parted from the other servers for {seconds:.1f} s"
 
 
-@_fault
+@_fault("Redis")
 def redis_fails_over(world: World, random: Random) -> str:
     """Somebody tells a replica to become the master."""
     return world.site.fail_over(random)
 
 
-@_fault
+@_fault("Redis")
 def topics_move(world: World, random: Random) -> str:
     """Topics move to another server."""
     return world.site.move(random)
 
 
+@_fault("Redis")
+def subscriptions_die(world: World, random: Random) -> str:
+    """A server forgets the subscriptions of a connection, as a proxy does that has lost its way."""
+    server = random.choice([server for server in world.site.servers if server.mode != b"sentinel"])
+    clients = [client for client in server.clients if client.subscribed]
+    if not server.works or not clients:
+        return ""
+    client = random.choice(clients)
+    some = random.random() < 0.5
+    is_probed = any(channel.startswith(b"__") for channel in (*client.channels, *client.shards))
+    server.forget(client, lambda channel: not some or random.random() < 0.5)
+    if is_probed and not client.subscribed:
+        world.deaf[client] = world.loop.now
+    return f"{server.process} forgets {'some' if some else 'all'} subscriptions of {client.name.decode()}"
+
+
 # The network.
 
 
-@_fault
+@_fault("network")
 def a_direction_stalls(world: World, random: Random) -> str:
     """One direction of a connection of wsd delivers nothing for a while."""
     endpoint = _endpoint(world, random)
@@ -159,7 +182,7 @@ def a_direction_stalls(world: World, random: Random) -> str:
     return f"{'to' if outgoing else 'from'} {endpoint.peer_address}: nothing arrives for {seconds:.1f} s"
 
 
-@_fault
+@_fault("network")
 def a_connection_is_reset(world: World, random: Random) -> str:
     """A connection of wsd is reset, at one end first."""
     endpoint = _endpoint(world, random)
@@ -172,7 +195,7 @@ def a_connection_is_reset(world: World, random: Random) -> str:
     return f"the connection with {endpoint.peer_address} is reset"
 
 
-@_fault
+@_fault("network")
 def the_network_is_bad(world: World, random: Random) -> str:
     """The ways between wsd and somebody lose packets, and are slow."""
     other = random.choice([*(server.host for server in world.site.servers), *(each.name for each in world.clients)])
@@ -190,7 +213,7 @@ def the_network_is_bad(world: World, random: Random) -> str:
     return f"the network to {other} is bad for {seconds:.1f} s: up to {slow:g} s slow"
 
 
-@_fault
+@_fault("network")
 def a_client_is_cut_off(world: World, random: Random) -> str:
     """Nothing gets through between wsd and a client, in one direction or in both."""
     client = random.choice(world.clients)
@@ -206,7 +229,7 @@ def a_client_is_cut_off(world: World, random: Random) -> str:
 # Publishers and clocks.
 
 
-@_fault
+@_fault("outside")
 def a_burst(world: World, random: Random) -> str:
     """Many messages at once."""
     topic = random.choice(world.swarm.topics)
@@ -216,7 +239,7 @@ def a_burst(world: World, random: Random) -> str:
     return f"{count} messages at once on {topic}"
 
 
-@_fault
+@_fault("outside")
 def the_clock_is_set(world: World, random: Random) -> str:
     """The clock on the wall is set otherwise."""
     seconds = random.choice((0.5, 30.0, 3600.0, 86_400.0)) * random.choice((-1, 1)) * random.random()
@@ -227,14 +250,14 @@ def the_clock_is_set(world: World, random: Random) -> str:
 # wsd.
 
 
-@_fault
+@_fault("wsd")
 def wsd_is_reloaded(world: World, random: Random) -> str:
     """New code and new settings."""
     world.service.reload()
     return "reload"
 
 
-@_fault
+@_fault("wsd")
 def a_process_is_killed(world: World, random: Random) -> str:
     """A process of wsd dies."""
     process = _process(world, random)
@@ -244,7 +267,7 @@ def a_process_is_killed(world: World, random: Random) -> str:
     return f"{process} is killed"
 
 
-@_fault
+@_fault("wsd")
 def a_process_stands_still(world: World, random: Random) -> str:
     """A process of wsd stands still."""
     process = _process(world, random)

@@ -64,6 +64,7 @@ class Client(asyncio.Protocol):
         self.asking = False  # whether the next command may be about a slot that is being imported
         self.channels: dict[bytes, None] = {}
         self.shards: dict[bytes, None] = {}
+        self.forgotten: dict[bytes, float] = {}  # channels whose subscription the server has forgotten, and when
         self.held: deque[list[bytes]] = deque()  # commands that wait until Redis goes on with writes
         self.transport: Any = None
         self._reader = hiredis.Reader()
@@ -384,6 +385,13 @@ class Server:
             if client.user is user and not all(map(user.may_use, (*client.channels, *client.shards))):
                 client.transport.abort()
 
+    def forget(self, client: Client, chosen: Callable[[bytes], bool]) -> None:
+        """Forget subscriptions of a client, and tell nobody."""
+        for table, held in ((self.channels, client.channels), (self.shards, client.shards)):
+            for channel in [channel for channel in held if chosen(channel)]:
+                self._unsubscribe(client, channel, table, held)
+                client.forgotten[channel] = self.now
+
     def permit(self, *channels: bytes) -> None:
         """Let clients use channels that match one of these patterns, and no others; without any, none."""
         self.set_user(b"default", b"resetchannels", *(b"&" + pattern for pattern in channels))
@@ -666,6 +674,7 @@ class Server:
         for channel in channels:
             table.setdefault(channel, {})[client] = None
             own[channel] = None
+            client.forgotten.pop(channel, None)
             client.send(Push([kind, channel, len(own)]))
 
     def _end_subscriptions(
@@ -674,6 +683,7 @@ class Server:
         had = bool(own)
         for channel in channels or list(own):
             self._unsubscribe(client, channel, table, own)
+            client.forgotten.pop(channel, None)
             client.send(Push([kind, channel, len(own)]))
         if not channels and not had:
             client.send(Push([kind, None, 0]))

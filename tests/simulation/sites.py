@@ -15,7 +15,7 @@ from tests.simulation.network import Network
 from tests.simulation.redis import Error, Server
 from tests.simulation.sentinel import Sentinel, Sentinels
 
-__all__ = ["KINDS", "Site", "make_site"]
+__all__ = ["KINDS", "Site", "is_reached", "make_site"]
 
 WSD = "10.0.1.1"
 """The host of wsd."""
@@ -47,7 +47,7 @@ class Site(Protocol):
 
         Returns:
             Whether Redis has accepted it; None if Redis itself may have lost it on the way to the server that wsd
-            listens to, of which nobody is told.
+            listens to, or to wsd, of which nobody is told.
         """
         ...
 
@@ -92,8 +92,8 @@ class _Single:
     def servers(self) -> Sequence[Server]:
         return (self._server,)
 
-    def publish(self, channel: bytes, payload: bytes) -> bool:
-        return _publish(self._server, channel, payload)
+    def publish(self, channel: bytes, payload: bytes) -> bool | None:
+        return _publish(self._server, channel, payload) and _known(self.servers, channel)
 
     def delivers(self) -> bool:
         return is_reached(self._network, self._server)
@@ -126,8 +126,8 @@ class _Elected:
     def servers(self) -> Sequence[Server]:
         return (*self._servers, *self._team.sentinels)
 
-    def publish(self, channel: bytes, payload: bytes) -> bool:
-        return _publish(self._team.master, channel, payload)
+    def publish(self, channel: bytes, payload: bytes) -> bool | None:
+        return _publish(self._team.master, channel, payload) and _known(self._servers, channel)
 
     def delivers(self) -> bool:
         return is_reached(self._network, self._team.master)
@@ -183,7 +183,7 @@ class _Sharded:
             # What is published at two nodes at the same time has no order.
             if node is None or self._loop.now < self._from or not _publish(node, channel, payload):
                 return False
-            return None if self._may_be_lost_on(node) else True
+            return None if self._may_be_lost_on(node) else _known(nodes, channel)
         owner = self._cluster.owner(channel)
         if owner is None or not owner.works or owner.is_paused():
             return False
@@ -191,7 +191,7 @@ class _Sharded:
             owner.execute_spublish(channel, payload)
         except Error:
             return False
-        return True
+        return _known([owner], channel)
 
     def _may_be_lost_on(self, node: Node) -> bool:
         """Whether what is published at a node may not get to another one over the bus, or has not for a moment."""
@@ -235,6 +235,11 @@ def _publish(server: Server, channel: bytes, payload: bytes) -> bool:
         return False
     server.execute_publish(channel, payload)
     return True
+
+
+def _known(servers: Sequence[Server], channel: bytes) -> bool | None:
+    """True, or None if a server has forgotten a subscription of the channel: nobody knows what gets lost then."""
+    return None if any(channel in client.forgotten for server in servers for client in server.clients) else True
 
 
 KINDS = ("single", "sentinel", "cluster", "classic cluster")

@@ -6,7 +6,7 @@ Each world has a random part of all faults and habits, because what is always on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -27,10 +27,13 @@ HABITS = {
     "unsubscribes": (30.0, 120.0),
     "pings": (10.0, 60.0),
     "authorizes": (20.0, 120.0),
+    "errs": (20.0, 120.0),
+    "comes_back": (5.0, 60.0),
     "leaves": (60.0, 600.0),
     "vanishes": (60.0, 600.0),
     "stops_reading": (20.0, 120.0),
     "reads_slowly": (20.0, 120.0),
+    "stands_still": (60.0, 600.0),
     "sends_rubbish": (120.0, 600.0),
 }
 """What a client may be in the habit of, and the seconds between two times, at least and at most."""
@@ -66,24 +69,31 @@ class Swarm:
     version: tuple[int, int, int] = (7, 0, 15)  # of Redis
     output_limits: tuple[int, int, float] | None = None  # of subscribers: hard, soft, and seconds; None: as usual
     pubsub_when_down: bool = True  # whether a Cluster that is down serves sharded channels
+    tight: bool = False  # whether bounds are so small that they are reached
     pipe: tuple[int, int] | None = None  # bytes of a packet between processes, and of all that wait; None: as usual
     latency: float = 0.0005  # seconds that a packet takes at most
     deaths: dict[str, float] = field(default_factory=dict)  # how likely a process dies at a step, by the step's name
 
     @classmethod
-    def drawn(cls, random: Random, faults: Sequence[str], steps: Sequence[str]) -> Swarm:
+    def drawn(cls, random: Random, faults: Mapping[str, Sequence[str]], steps: Sequence[str]) -> Swarm:
         """Draw what a world is made of.
 
         Args:
             random: decides.
-            faults: all kinds of faults.
+            faults: all faults, by what breaks.
             steps: all steps of reloads and hand-overs.
         """
         # Most worlds are short and full of faults; some go on for days, in which outages are long.
         seconds = _one_of(random, (*[10.0] * 2, *[MINUTE] * 8, *[5 * MINUTE] * 6, *[30 * MINUTE] * 2, 6 * HOUR, DAY))
         seconds *= 0.5 + random.random()
         many = _one_of(random, (30, 300, 1000, 2000) if seconds < HOUR else (50, 200, 500))
-        chosen = [fault for fault in faults if random.random() < 0.5] or [random.choice(faults)]
+        # All that goes wrong may be of a kind: some mistakes show only where everything else is well.
+        some = (
+            random.choice(list(faults.values()))
+            if random.random() < 0.25
+            else [each for kind in faults.values() for each in kind]
+        )
+        chosen = [fault for fault in some if random.random() < 0.5] or [random.choice(some)]
         habits = {
             habit: least + (most - least) * random.random()
             for habit, (least, most) in HABITS.items()
@@ -120,6 +130,7 @@ class Swarm:
             version=_one_of(random, ((7, 0, 15), (7, 2, 4), (7, 4, 1))),
             output_limits=_one_of(random, (None, None, None, (256 * 1024, 64 * 1024, 5.0))),
             pubsub_when_down=random.random() < 0.7,
+            tight=random.random() < 0.3,
             pipe=_one_of(random, (None, None, (2048, 16_384))),
         )
 

@@ -6,8 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.simulation.chance import EPOCH
 from tests.simulation.loop import Process
-from wsd.redis.vitals import PAUSED_HEARTBEATS
+from tests.simulation.sites import is_reached
+from wsd.redis.vitals import AUDIT_INTERVAL, PAUSED_HEARTBEATS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -27,6 +29,18 @@ about to be, and is waited for; the next connection is given as long. See system
 
 DOUBT_MORE = 3.0
 """Seconds beyond that: ways may be slow."""
+
+CALM = 60.0
+"""Seconds after a process of wsd has died or stood still in which clients may stay longer: its clocks stood, too."""
+
+OVERDUE = 60.0
+"""Seconds after which a client is closed whose token is good no more."""
+
+AUTH_TIMEOUT = 10.0
+"""Seconds that a client has to authorize (auth_timeout)."""
+
+AUTH_LATE = 3.0
+"""Seconds that it may take longer, until wsd looks again and the client hears of it."""
 
 LARGEST_PASS = 4 * 2**20
 """Bytes that one pass of the fan-out may bring a connection, beyond its bound: it is closed then."""
@@ -52,6 +66,7 @@ class Watch:
         self._world = world
         self._seen: dict[Process, _Seen] = {}
         self._doubt = DOUBT * world.swarm.heartbeat + DOUBT_MORE + 4 * world.slowest
+        self._told: set[str] = set()
         self._paused_at = 0.0  # when Redis last let writes wait
 
     @property
@@ -70,6 +85,8 @@ class Watch:
                 self._paused_at = world.loop.now
             for process, worker in world.service.serving:
                 self._look(process, worker, silent)
+            self._look_at_clients()
+            self._look_at_links()
 
     def _look(self, process: Process, worker: Worker, silent: bool) -> None:
         world, now = self._world, self._world.loop.now
@@ -85,6 +102,50 @@ class Watch:
         for connection in worker.gateway.connections:
             if connection.backlog_bytes > most:
                 self._problem(seen, process, f"a backlog has {connection.backlog_bytes} bytes, more than {most}")
+
+    def _look_at_clients(self) -> None:
+        """Clients that should have been closed are closed."""
+        world, now, leisure = self._world, self._world.loop.now, max(self._world.swarm.pace, 1.0)
+        if now - world.accident < CALM:
+            return
+        wall = EPOCH + now + world.clock.step
+        for client in world.clients:
+            connection = client.connection
+            if connection is None or not connection.settled or not connection.is_held() or not connection.judged:
+                continue
+            if "the_clock_is_set" not in world.swarm.faults and wall > connection.expires + OVERDUE:
+                self._tell(f"{connection.diary.name} is still there, {wall - connection.expires:.0f} s after its token")
+            if connection.lazy and now - connection.greeted_at > AUTH_TIMEOUT + AUTH_LATE * leisure + world.slowest:
+                self._tell(f"{connection.diary.name} is still there, and has not authorized")
+
+    def _look_at_links(self) -> None:
+        """Connections to a Redis that delivers nothing on them are given up."""
+        world, now = self._world, self._world.loop.now
+        for client, since in list(world.deaf.items()):
+            server = client.server
+            if client not in server.clients or client.subscribed:
+                del world.deaf[client]
+            elif not is_reached(world.network, server) or server.is_paused() or now - world.accident < self._doubt:
+                world.deaf[client] = now
+            elif now - since > self._doubt:
+                del world.deaf[client]
+                self._tell(f"{client.name.decode()} keeps a connection to {server.process} that delivers nothing")
+
+        if world.site.kind in ("cluster", "classic cluster") or now - world.accident < CALM:
+            return
+        for server in world.site.servers:
+            for client in server.clients:
+                for channel, since in client.forgotten.items():
+                    if not is_reached(world.network, server) or server.is_paused():
+                        client.forgotten[channel] = now
+                    elif now - since > AUDIT_INTERVAL + self._doubt + world.swarm.heartbeat:
+                        client.forgotten[channel] = now
+                        self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._world.problem(what)
 
     def _problem(self, seen: _Seen, process: Process, what: str) -> None:
         if what not in seen.told:

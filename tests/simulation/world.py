@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import traceback
 from collections import Counter
 from contextvars import Context
@@ -20,18 +21,21 @@ from tests.handover.judge import judge
 from tests.handover.numbers import Book
 from tests.simulation import cluster, sentinel
 from tests.simulation.chance import EPOCH, Clock
-from tests.simulation.clients import LATE, PORT, Client, Connection, Token
-from tests.simulation.faults import FAULTS, mend_all
+from tests.simulation.clients import Client
+from tests.simulation.connection import LATE, PORT, Connection, Token
+from tests.simulation.faults import FAULTS, KINDS, mend_all
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.network import Endpoint, Network
+from tests.simulation.redis import Client as Redis
 from tests.simulation.service import Service
 from tests.simulation.sites import WSD, make_site
 from tests.simulation.swarm import Swarm, waits
 from tests.simulation.watch import Watch, holdings
 from wsd import deadlines
 from wsd.config import Settings
+from wsd.delivery import fanout
 from wsd.handover.steps import Step as Move
-from wsd.redis import guides
+from wsd.redis import guides, vitals
 from wsd.redis.topology import REFRESH_INTERVAL
 from wsd.supervisor import balance, team
 from wsd.supervisor.steps import Step as Reload
@@ -85,12 +89,27 @@ DRAINS = 15.0
 FRAME = 80
 """Bytes of a message around its payload."""
 
+AGAINST_REDIS = frozenset((*KINDS["Redis"], "a_direction_stalls", "a_connection_is_reset", "the_network_is_bad"))
+"""Faults for which a link to Redis may be lost."""
+
+RESUBSCRIBES = re.compile(r"again after .*; resubscribing \d+ channels, (\d+) with a gap")
+"""What a link logs that was lost and is there again."""
+
 CLOCK_STEPS = "the_clock_is_set"
 
 LEEWAY = 5.0
 """Seconds that a token is good beyond its end (jwt_leeway)."""
 
 KEY = "a key of the simulated world, which is no secret"
+
+BOUNDS = {
+    (fanout, "MAX_WAITING"): (fanout.MAX_WAITING, 32 * 1024),
+    (fanout, "PORTION"): (fanout.PORTION, 4096),
+    (fanout, "STEP"): (fanout.STEP, 4),
+    (balance, "WORTHWHILE"): (balance.WORTHWHILE, 1),
+    (vitals, "AUDIT_BATCH"): (vitals.AUDIT_BATCH, 2),
+}
+"""Bounds of wsd, and how small they are in a world where they shall be reached."""
 
 PACKET = wsd.pipe.PACKET
 
@@ -142,10 +161,12 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         process = PROCESS.get()
-        self._world.note(f"{process or ''} {record.levelname} {record.name}: {record.getMessage()}")
+        said = record.getMessage()
+        self._world.note(f"{process or ''} {record.levelname} {record.name}: {said}")
+        self._world.judge_line(process, said)
         if record.exc_info or (record.levelno >= logging.ERROR and not record.name.startswith("wsd.supervisor")):
             text = "".join(traceback.format_exception(record.exc_info[1])) if record.exc_info else ""
-            self._world.problem(f"{process}: {record.getMessage()} {text}")
+            self._world.problem(f"{process}: {said} {text}")
 
 
 class World:
@@ -165,12 +186,14 @@ class World:
         self._random = Random(f"{seed} publisher")
         clock.random = Random(f"{seed} library")
         clock.looks, clock.step = 0, 0.0
-        self.swarm = Swarm.drawn(Random(f"{seed} swarm"), list(FAULTS), STEPS)
+        self.swarm = Swarm.drawn(Random(f"{seed} swarm"), KINDS, STEPS)
         self.loop = SimulatedLoop()
         self.loop.complain = self._complain
         clock.now = lambda: self.loop.now
         self.network = Network(self.loop, Random(f"{seed} network"))
         self.network.usual.latency = (self.swarm.latency / 5, self.swarm.latency)
+        # Seconds within which wsd finds out that a client does not answer.
+        self.found_out = 20.0 * self.swarm.leisure + 20.0 + 20.0 + 2 * self.swarm.pace
         self.slowest = self.swarm.latency  # seconds that a packet takes at most
         self.site = make_site(self.swarm.kind, self.loop, self.network)
         self.outcome.kind = self.swarm.kind
@@ -182,7 +205,14 @@ class World:
         self.clients: list[Client] = []
         self.book = Book(self.swarm.topics)
         self._sizes: dict[str, list[int]] = {topic: [] for topic in self.swarm.topics}  # of the numbers, in bytes
-        self._accident = -ACCIDENT  # when a process of wsd last died or stood still
+        self._serials: dict[str, list[int]] = {
+            topic: [] for topic in self.swarm.topics
+        }  # of the numbers, of all topics
+        self._serial = 0
+        self.deaf: dict[Redis, float] = {}  # clients of a Redis that has forgotten what they had subscribed, and when
+        self.accident = -ACCIDENT  # when a process of wsd last died or stood still
+        # Whether no fault is on that a link to Redis may be lost for.
+        self._is_redis_well = self.swarm.output_limits is None and not self.swarm.faults & AGAINST_REDIS
         self._publishing = True
         self._mended = False  # whether nothing goes wrong any more
         self._dying = Random(f"{seed} deaths")
@@ -190,6 +220,8 @@ class World:
             setattr(module, name, seconds * self.swarm.pace)
         for (module, name), seconds in NOW_AND_THEN.items():
             setattr(module, name, seconds * self.swarm.leisure)
+        for (module, name), (usual, small) in BOUNDS.items():
+            setattr(module, name, small if self.swarm.tight else usual)
         wsd.pipe.PACKET = PACKET if self.swarm.pipe is None else self.swarm.pipe[0]
         self.service = Service(self.loop, self.network, WSD, self._settings, self._reached, self._dies)
         if self.swarm.pipe is not None:
@@ -203,6 +235,15 @@ class World:
         """Note what must not be."""
         self.note(f"PROBLEM {what}")
         self.outcome.problems.append(what)
+
+    def judge_line(self, process: Process | None, line: str) -> None:
+        """Judge what wsd has logged."""
+        if line.startswith("lost the link") and self._is_redis_well:
+            self.problem(f"{process}: {line}; and nothing was wrong with Redis, or the way to it")
+        if (found := RESUBSCRIBES.search(line)) and int(found[1]):
+            worker = next((worker for each, worker in self.service.serving if each is process), None)
+            if worker is not None and not worker.status.unready():
+                self.problem(f"{process}: /readyz says 200, and: {line}")
 
     def _complain(self, process: Process | None, context: dict[str, Any]) -> None:
         """Something has raised an exception that nobody handles."""
@@ -285,6 +326,8 @@ class World:
         book = self.book.at(topic, 0)
         payload = b"%d%s" % (book.last + 1, b" " * padding)
         self._sizes[topic].append(FRAME + len(payload))
+        self._serial += 1
+        self._serials[topic].append(self._serial)
         book.note(self.loop.now, self.site.publish(topic.encode(), payload))
 
     def age(self, message: dict[str, Any]) -> float:
@@ -292,6 +335,12 @@ class World:
         topic, number = message.get("topic"), message.get("snapshot")
         sent = self.book.at(topic, 0).sent if topic in self._sizes else ()
         return self.loop.now - sent[number - 1] if type(number) is int and 0 < number <= len(sent) else 0.0
+
+    def serial(self, message: dict[str, Any]) -> int:
+        """Which of all messages of a Redis it is, from 1; 0 if several of them have no order."""
+        topic, number = message.get("topic"), message.get("snapshot")
+        serials = self._serials.get(str(topic), ()) if self.site.kind in ("single", "sentinel") else ()
+        return serials[number - 1] if type(number) is int and 0 < number <= len(serials) else 0
 
     def lag(self, connection: Connection) -> tuple[int, float]:
         """How far a client is behind: bytes, and seconds."""
@@ -348,8 +397,18 @@ class World:
                     self.outcome.happened.append(number)
                     self.outcome.faults[kind] += 1
                     self.note(f"FAULT {number}: {said}")
+                    self._publish_around()
             number += 1
         self.outcome.planned = number
+
+    def _publish_around(self) -> None:
+        """Publish a few messages while something is about to change."""
+        random = self._random
+        if random.random() < 0.5:
+            for _ in range(random.choice((1, 1, 5))):
+                wait = random.choice((0.0, 1.0, 10.0)) * self.slowest * random.random()
+                topic, padding = random.choice(self.swarm.topics), random.choice(self.swarm.padding)
+                self.loop.call_later(wait, self.publish, topic, padding, context=Context())
 
     def excuse(self, client: Client) -> None:
         """Something has gone wrong for which the server may end a client's connection."""
@@ -361,11 +420,11 @@ class World:
         for client in self.clients:
             connection = client.connection
             if connection is not None and connection.peer() is endpoint:
-                connection.excuses.update((1012,) if stalls else (1006, 1012))
+                connection.excuses.update((1012, 4001) if stalls else (1006, 1012))
 
     def _dies(self, process: Process) -> None:
         """A process of wsd is about to die; those whose sockets it had may be closed, all if it is the supervisor."""
-        self._accident = self.loop.now
+        self.accident = self.loop.now
         for client in self.clients:
             connection = client.connection
             peer = connection.peer() if connection is not None else None
@@ -374,7 +433,7 @@ class World:
 
     def stand_still(self, process: Process, seconds: float) -> None:
         """Let a process of wsd stand still for a while. It may be put down for that."""
-        self._accident = self.loop.now
+        self.accident = self.loop.now
         for client in self.clients:
             self.excuse(client)
         self.service.freeze(process, seconds)
@@ -383,6 +442,7 @@ class World:
         """A process has reached a step: perhaps it dies there, or stands still, and another one dies meanwhile."""
         if self._mended:
             return
+        self._publish_around()
         if self._dying.random() >= self.swarm.deaths.get(step.name, 0.0):
             return
         process = PROCESS.get()
@@ -481,7 +541,7 @@ class World:
         match code:
             case 1012 if self.service.leaderless(end.when):
                 return True
-            case 1012 | 1006 if end.when - self._accident < ACCIDENT:
+            case 1012 | 1006 if end.when - self.accident < ACCIDENT:
                 return code == 1012 or 1012 in connection.excuses  # who does not take the close frame is aborted
             case 4008 | 1006 if size > self.swarm.max_backlog - HELD or age > LATE:
                 return True

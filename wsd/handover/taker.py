@@ -254,7 +254,7 @@ class Taker:
 
     async def _wait_for_redis(self, cohort: Expected, wanted: Iterable[bytes]) -> None:
         """Wait until Redis has answered about topics and marks; less patiently after it did not."""
-        if not self._source.up:
+        if not self._source.up and not any(link.up for link in self._source.links):
             return
         try:
             async with asyncio.timeout(self._patience):
@@ -388,8 +388,7 @@ class Taker:
         """
         streams = {self._source.stream(self._topics.channel(topic)) for topic in topics} - {""}
         channels = {channel for stream in streams if (channel := self._source.private(stream, self._fence))}
-        if not self._source.up or not channels:
-            return
+        # Whether the source is up says nothing: a Cluster that says that it is down goes on delivering.
         for channel in channels:
             self._marks.want(channel)
         await self._marks.wait(channels, CONFIRM_PATIENCE)

@@ -451,6 +451,35 @@ async def test_a_gap_is_told_before_what_the_taker_has_for_others(
         check_clean(one, two)
 
 
+async def test_nothing_comes_twice_from_a_source_that_is_not_up_and_delivers(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes of a Cluster do so that have lost the majority. What the taker reads late the giver has delivered."""
+    async with (
+        serving(redis) as one,
+        serving(redis) as two,
+        crowd(two.port, [["a"]]) as others,
+        crowd(one.port, [["a"]] * 3) as heard,
+    ):
+        pass_fences, link = Taker._pass_fences, two.source._wire._transport  # type: ignore[attr-defined]
+
+        async def then_it_reads(self: Taker, topics: Iterable[str]) -> None:
+            asyncio.get_running_loop().call_later(0.05, link.resume_reading)
+            await pass_fences(self, topics)
+
+        monkeypatch.setattr(Taker, "_pass_fences", then_it_reads)
+        monkeypatch.setattr(type(two.source), "up", False)
+        link.pause_reading()
+        redis.publish("a", "1")
+        await eventually(lambda: all(each.numbers["a"] == [1] for each in heard), "the first one")
+        given, _ = await move(one, two)
+        assert (given.moved, sum(given.gaps.values())) == (3, 3)
+        redis.publish("a", "2")
+        await eventually(lambda: all(each.numbers["a"][-1:] == [2] for each in (*heard, *others)), "the last one")
+        assert [each.numbers["a"] for each in heard] == [[1, 2]] * 3
+        check_clean(one, two)
+
+
 async def test_a_socket_that_fails_at_the_cut_stops_nobody(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client has gone. The write that finds it is the one before the cut, and the loop has not told of it yet."""
     async with (
