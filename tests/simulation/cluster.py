@@ -77,8 +77,8 @@ class Slots:
     def __iter__(self) -> Iterator[tuple[int, int, Node | None]]:
         return self.within(0, SLOTS - 1)
 
-    def of(self, owner: Node) -> tuple[Stretch, ...]:
-        """The stretches of an owner."""
+    def of(self, owner: Node | None) -> tuple[Stretch, ...]:
+        """The stretches of an owner; of None: those of nobody."""
         return tuple((first, last) for first, last, theirs in self if theirs is owner)
 
     def give(self, first: int, last: int, owner: Node | None) -> None:
@@ -691,6 +691,19 @@ class Cluster:
         return max(claimants, key=lambda node: node.epoch, default=None)
 
     # What an operator does, and what goes wrong.
+
+    def fix(self) -> None:
+        """Give slots that no node takes for its own to one of them, as ``redis-cli --cluster fix`` does.
+
+        Before Redis 7.2, a node that has not heard of a slot's move may talk its new owner out of it, for good.
+        """
+        masters = [node for node in self.nodes if node.works and node.master is None]
+        orphans = Slots()
+        for node in masters:
+            for first, last in node.slots.of(node):
+                orphans.give(first, last, node)
+        for first, last in orphans.of(None):
+            masters[0].import_slots((first, last))
 
     def fail_over(self, replica: Node) -> None:
         """Let a replica take the slots of its master: with its consent if it answers, else with that of the others."""

@@ -67,6 +67,10 @@ class Site(Protocol):
         """Move topics to another server; return what happened, "" if nothing could."""
         ...
 
+    def fix(self) -> None:
+        """Do what an operator has to do when nothing goes wrong any more, and Redis does not get well by itself."""
+        ...
+
 
 def is_reached(network: Network, server: Server) -> bool:
     """Whether wsd and a server can talk, and the server executes commands."""
@@ -107,6 +111,9 @@ class _Single:
     def move(self, random: Random) -> str:
         return ""
 
+    def fix(self) -> None:
+        pass
+
 
 class _Elected:
     """A master and two replicas, which three Sentinels watch."""
@@ -144,6 +151,9 @@ class _Elected:
 
     def move(self, random: Random) -> str:
         return ""
+
+    def fix(self) -> None:
+        pass
 
 
 class _Sharded:
@@ -228,6 +238,9 @@ class _Sharded:
             self._cluster.migrate(slots, to)
         self._loop.call_later(seconds, self._cluster.move_slots, slots, to)
         return f"slots {first} to {first + 383} move to {to.host}, within {seconds:.1f} s"
+
+    def fix(self) -> None:
+        self._cluster.fix()
 
 
 def _publish(server: Server, channel: bytes, payload: bytes) -> bool:

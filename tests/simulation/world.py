@@ -46,6 +46,9 @@ __all__ = ["Cut", "Outcome", "World"]
 HEAL, HEAL_BEATS = 150.0, 5.0
 """Seconds and heartbeats of links within which all is well again after the last fault."""
 
+FIX = 30
+"""Seconds after which an operator looks whether Redis has got well by itself."""
+
 QUIET = 20.0
 """Seconds after which nothing is left of clients that have gone: topics linger for 5, and sockets linger, too."""
 
@@ -57,6 +60,7 @@ LOOKS = 8
 
 NOW_AND_THEN = {
     (wsd.redis.cluster, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
+    (wsd.redis.cluster, "BACKOFF_MAX"): wsd.redis.cluster.BACKOFF_MAX,
     (guides, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
     (cluster, "GOSSIP"): cluster.GOSSIP,
     (cluster, "NODE_TIMEOUT"): cluster.NODE_TIMEOUT,
@@ -469,7 +473,7 @@ class World:
 
     async def _heal(self) -> None:
         self.note("everything is mended")
-        self._mended = True
+        self._mended, mended = True, self.loop.now
         mend_all(self)
         for client in self.clients:
             client.calm = True
@@ -479,6 +483,8 @@ class World:
         deadline = self.loop.now + within
         while not self._is_well():
             await asyncio.sleep(1.0)
+            if (seconds := round(self.loop.now - mended)) % FIX == 0 and seconds:
+                self.site.fix()
             if self.loop.now > deadline:
                 self.problem(f"not healed {within:g} s after the last fault: {self._state()}")
                 return
