@@ -178,7 +178,7 @@ def a_direction_stalls(world: World, random: Random) -> str:
     direction = endpoint.outgoing if outgoing else endpoint.incoming
     direction.stalled_until = world.loop.now + seconds
     direction.hurry()
-    world.excuse_peer(endpoint, stalls=True)
+    world.excuse_peer(endpoint)
     return f"{'to' if outgoing else 'from'} {endpoint.peer_address}: nothing arrives for {seconds:.1f} s"
 
 

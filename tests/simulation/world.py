@@ -419,12 +419,12 @@ class World:
         if client.connection is not None:
             client.connection.excuses.update((1006, 1011, 1012, 4001))
 
-    def excuse_peer(self, endpoint: Endpoint, *, stalls: bool = False) -> None:
-        """The same, for the client at the other end; if it only stalls for a moment, nobody may be closed but 1012."""
+    def excuse_peer(self, endpoint: Endpoint) -> None:
+        """The same, for the client at the other end."""
         for client in self.clients:
             connection = client.connection
             if connection is not None and connection.peer() is endpoint:
-                connection.excuses.update((1012, 4001) if stalls else (1006, 1012))
+                connection.excuses.update((1006, 1011, 1012, 4001))
 
     def _dies(self, process: Process) -> None:
         """A process of wsd is about to die; those whose sockets it had may be closed, all if it is the supervisor."""

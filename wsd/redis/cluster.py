@@ -35,6 +35,9 @@ BACKOFF_FIRST, BACKOFF_MAX = 0.1, 1.0
 """Seconds: bounds of the growing wait before a topology that is doubted is looked up again. A node takes several
 seconds to notice that another is gone, and a look costs some tenths of a millisecond."""
 
+BELIEVED = 0.25
+"""Seconds after which a doubt is a new one, so that the topology is looked up at once."""
+
 LOG_INTERVAL = 600.0
 """Seconds between two log lines about nodes that are named and can't be used."""
 
@@ -187,13 +190,22 @@ class ShardedCluster:
                 if task.done():
                     task.result()  # a bug; the daemon ends with it
                     raise LinkError(f"the link to {place} has ended")
-            if self._settled():
+            if self._settled() and await self._is_believed():
                 waits.reset()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(spread(REFRESH_INTERVAL)):
-                        await self._doubted.wait()
             else:
                 await asyncio.sleep(next(waits))
+
+    async def _is_believed(self) -> bool:
+        """Wait until the topology is doubted, or for the timer; return whether that took a while.
+
+        Nodes that disagree let it be doubted as soon as it is known. They would be asked again and again, as fast as
+        they answer.
+        """
+        believed_at = asyncio.get_running_loop().time()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(spread(REFRESH_INTERVAL)):
+                await self._doubted.wait()
+        return asyncio.get_running_loop().time() - believed_at >= BELIEVED
 
     def _settled(self) -> bool:
         return not self.problem and not any(link.astray for link in self._links.values())

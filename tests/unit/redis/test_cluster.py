@@ -298,6 +298,18 @@ async def test_a_link_that_doubts_the_topology_has_it_looked_up_at_a_bounded_rat
         await eventually(lambda: house.nodes.asked >= asked + 2, "another question")
 
 
+async def test_a_topology_that_is_doubted_as_soon_as_it_is_known_is_not_looked_up_all_the_time() -> None:
+    """Two nodes send a channel to each other. Each look is believed, tried, and doubted, a moment later."""
+    async with running(split(A, B)) as house:
+        house.cluster.subscribe(LOW)
+        link = house.links[A]
+        link.retry = link.on_trouble  # type: ignore[method-assign]
+        asked = house.nodes.asked
+        link.on_trouble()
+        await asyncio.sleep(1.0)
+        assert asked + 2 <= house.nodes.asked <= asked + 8
+
+
 async def test_a_link_that_fails_is_a_problem_if_it_is_needed() -> None:
     async with running(split(A, B)) as house:
         house.cluster.subscribe(LOW)
