@@ -31,11 +31,11 @@ from wsd.source import Events, LinkStatus
 
 __all__ = ["ShardedCluster"]
 
-BACKOFF_FIRST, BACKOFF_MAX = 0.1, 1.0
+BACKOFF_FIRST, BACKOFF_MAX = 0.05, 1.0
 """Seconds: bounds of the growing wait before a topology that is doubted is looked up again. A node takes several
 seconds to notice that another is gone, and a look costs some tenths of a millisecond."""
 
-BELIEVED = 0.25
+BELIEVED = 0.05
 """Seconds after which a doubt is a new one, so that the topology is looked up at once."""
 
 LOG_INTERVAL = 600.0
@@ -185,7 +185,8 @@ class ShardedCluster:
         waits = Backoff(BACKOFF_FIRST, BACKOFF_MAX)
         while True:
             self._doubted.clear()
-            await self._refresh()
+            if await self._refresh():
+                waits.reset()  # slots are moving, perhaps one after the other
             for place, task in self._tasks.items():
                 if task.done():
                     task.result()  # a bug; the daemon ends with it
@@ -212,15 +213,17 @@ class ShardedCluster:
 
     # Who serves what.
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
+        """Look the topology up; return whether it is another one."""
         doubters, self._doubters = list(self._doubters), {}
         try:
             topology = await self._nodes.ask(doubters)
         except (LinkError, OSError) as exc:
             self._tell_problem(str(exc))
-            return
+            return False
         self._tell_problem("" if topology.ok else "the cluster is down: its nodes say that cluster_state is not ok")
-        if self._topology is None or topology.ranges != self._topology.ranges:
+        is_new = self._topology is None or topology.ranges != self._topology.ranges
+        if is_new:
             self._adopt(topology)
         self._topology = topology
         if topology.problem:
@@ -229,6 +232,7 @@ class ShardedCluster:
             for link in self._links.values():
                 link.retry()
         self._close_unneeded()
+        return is_new
 
     def _tell_problem(self, problem: str) -> None:
         self._problem = problem
