@@ -82,6 +82,7 @@ class _Direction:
         self.stalled_until = 0.0
         self.waiting_since: float | None = None  # when the oldest byte was sent that has not arrived
         self.size = 0  # bytes in both buffers
+        self.taken = 0  # bytes in all
         self._last = 0.0  # when the last piece arrives
         self._timer: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None  # ends the connection if nothing arrives
@@ -92,6 +93,7 @@ class _Direction:
         taken = bytes(data[:room])
         if taken:
             self.size += len(taken)
+            self.taken += len(taken)
             for piece in self._pieces(taken):
                 self._send(piece)
         return len(taken)

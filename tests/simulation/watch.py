@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.chance import EPOCH
 from tests.simulation.loop import Process
+from tests.simulation.network import Endpoint
 from tests.simulation.sites import is_reached
 from wsd.redis.vitals import AUDIT_INTERVAL, PAUSED_HEARTBEATS
 
@@ -32,6 +33,9 @@ DOUBT_MORE = 3.0
 
 CALM = 60.0
 """Seconds after a process of wsd has died or stood still in which clients may stay longer: its clocks stood, too."""
+
+STUCK = 30.0
+"""Seconds after which a client is closed that takes nothing of its backlog (max_backlog_age), and gone."""
 
 OVERDUE = 60.0
 """Seconds after which a client is closed whose token is good no more."""
@@ -67,6 +71,7 @@ class Watch:
         self._seen: dict[Process, _Seen] = {}
         self._doubt = DOUBT * world.swarm.heartbeat + DOUBT_MORE + 4 * world.slowest
         self._told: set[str] = set()
+        self._stuck: dict[Endpoint, tuple[int, float]] = {}  # what a client with a backlog had taken, and since when
         self._paused_at = 0.0  # when Redis last let writes wait
 
     @property
@@ -85,6 +90,7 @@ class Watch:
                 self._paused_at = world.loop.now
             for process, worker in world.service.serving:
                 self._look(process, worker, silent)
+            self._look_at_backlogs()
             self._look_at_clients()
             self._look_at_links()
 
@@ -102,6 +108,21 @@ class Watch:
         for connection in worker.gateway.connections:
             if connection.backlog_bytes > most:
                 self._problem(seen, process, f"a backlog has {connection.backlog_bytes} bytes, more than {most}")
+
+    def _look_at_backlogs(self) -> None:
+        """Whoever takes nothing of his backlog any more is closed."""
+        world, now, seen = self._world, self._world.loop.now, self._stuck
+        self._stuck = {}
+        for process, worker in world.service.serving:
+            for connection in worker.gateway.connections:
+                endpoint = connection.transport.endpoint  # type: ignore[attr-defined]
+                if not connection.backlog_bytes:
+                    continue
+                taken, calm_since = endpoint.outgoing.taken, world.accident + CALM
+                before, began = seen.get(endpoint, (-1, now))
+                self._stuck[endpoint] = (taken, began if taken == before and began > calm_since else now)
+                if now - self._stuck[endpoint][1] > STUCK + 2 * world.swarm.pace:
+                    self._tell(f"{process} keeps {endpoint.peer_address}, which takes nothing of its backlog")
 
     def _look_at_clients(self) -> None:
         """Clients that should have been closed are closed."""
