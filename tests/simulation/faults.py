@@ -159,6 +159,7 @@ def subscriptions_die(world: World, random: Random) -> str:
     some = random.random() < 0.5
     is_probed = any(channel.startswith(b"__") for channel in (*client.channels, *client.shards))
     server.forget(client, lambda channel: not some or random.random() < 0.5)
+    world.doubt_latest(1.0)
     if is_probed and not client.subscribed:
         world.deaf[client] = world.loop.now
     return f"{server.process} forgets {'some' if some else 'all'} subscriptions of {client.name.decode()}"

@@ -51,6 +51,10 @@ class Site(Protocol):
         """
         ...
 
+    def home(self, channel: bytes) -> Server | None:
+        """Where a channel is published by now, and wsd should listen; None if there is none, or any will do."""
+        ...
+
     def delivers(self) -> bool:
         """Whether messages can come to wsd, as far as the servers and the ways to them are concerned."""
         ...
@@ -99,6 +103,9 @@ class _Single:
     def publish(self, channel: bytes, payload: bytes) -> bool | None:
         return _publish(self._server, channel, payload) and _known(self.servers, channel)
 
+    def home(self, channel: bytes) -> Server | None:
+        return self._server
+
     def delivers(self) -> bool:
         return is_reached(self._network, self._server)
 
@@ -135,6 +142,9 @@ class _Elected:
 
     def publish(self, channel: bytes, payload: bytes) -> bool | None:
         return _publish(self._team.master, channel, payload) and _known(self._servers, channel)
+
+    def home(self, channel: bytes) -> Server | None:
+        return self._team.master
 
     def delivers(self) -> bool:
         return is_reached(self._network, self._team.master)
@@ -212,6 +222,9 @@ class _Sharded:
             for other in self._cluster.nodes
             if other is not node
         )
+
+    def home(self, channel: bytes) -> Server | None:
+        return None if self._classic else self._cluster.owner(channel)
 
     def delivers(self) -> bool:
         masters = [node for node in self._cluster.nodes if node.master is None]

@@ -88,11 +88,8 @@ class Swarm:
         seconds *= 0.5 + random.random()
         many = _one_of(random, (30, 300, 1000, 2000) if seconds < HOUR else (50, 200, 500))
         # All that goes wrong may be of a kind: some mistakes show only where everything else is well.
-        some = (
-            random.choice(list(faults.values()))
-            if random.random() < 0.25
-            else [each for kind in faults.values() for each in kind]
-        )
+        kinds = [random.choice(list(faults.values()))] if random.random() < 0.4 else faults.values()
+        some = [fault for kind in kinds for fault in kind]
         chosen = [fault for fault in some if random.random() < 0.5] or [random.choice(some)]
         habits = {
             habit: least + (most - least) * random.random()

@@ -37,6 +37,9 @@ CALM = 60.0
 STUCK = 30.0
 """Seconds after which a client is closed that takes nothing of its backlog (max_backlog_age), and gone."""
 
+MISLED = 60.0
+"""Seconds that it may take until wsd hears of another master, where all servers can be reached."""
+
 OVERDUE = 60.0
 """Seconds after which a client is closed whose token is good no more."""
 
@@ -71,6 +74,7 @@ class Watch:
         self._seen: dict[Process, _Seen] = {}
         self._doubt = DOUBT * world.swarm.heartbeat + DOUBT_MORE + 4 * world.slowest
         self._told: set[str] = set()
+        self._astray: dict[tuple[Process, str], float] = {}  # topics that are subscribed elsewhere, and since when
         self._stuck: dict[Endpoint, tuple[int, float]] = {}  # what a client with a backlog had taken, and since when
         self._paused_at = 0.0  # when Redis last let writes wait
 
@@ -93,6 +97,7 @@ class Watch:
             self._look_at_backlogs()
             self._look_at_clients()
             self._look_at_links()
+            self._look_at_places()
 
     def _look(self, process: Process, worker: Worker, silent: bool) -> None:
         world, now = self._world, self._world.loop.now
@@ -162,6 +167,27 @@ class Watch:
                     elif now - since > AUDIT_INTERVAL + self._doubt + world.swarm.heartbeat:
                         client.forgotten[channel] = now
                         self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
+
+    def _look_at_places(self) -> None:
+        """Who is ready listens where messages are published, or soon will."""
+        world, now, seen = self._world, self._world.loop.now, self._astray
+        self._astray = {}
+        if not all(is_reached(world.network, server) and not server.loading for server in world.site.servers):
+            return
+        for process, worker in world.service.serving:
+            if worker.status.unready() or process.frozen:
+                continue
+            for topic in world.swarm.topics:
+                channel = topic.encode()
+                home = world.site.home(channel)
+                if home is None or not worker.topics.confirmed(topic):
+                    continue
+                there = (*home.channels.get(channel, ()), *home.shards.get(channel, ()))
+                if any(client.name.endswith(b":%d" % process.pid) for client in there):
+                    continue
+                since = self._astray[process, topic] = seen.get((process, topic), now)
+                if now - since > MISLED * world.swarm.leisure + self._doubt + AUDIT_INTERVAL:
+                    self._tell(f"{process} says 200, and {topic} is not subscribed at {home.process}")
 
     def _tell(self, what: str) -> None:
         if what not in self._told:

@@ -334,6 +334,13 @@ class World:
         self._serials[topic].append(self._serial)
         book.note(self.loop.now, self.site.publish(topic.encode(), payload))
 
+    def doubt_latest(self, seconds: float) -> None:
+        """Nobody knows whether what was published in these last seconds comes: it may be on its way between servers."""
+        for topic in self.swarm.topics:
+            book = self.book.at(topic, 0)
+            first = book.first_after(self.loop.now - seconds)
+            book.uncertain.update(set(range(first, book.last + 1)) - book.refused)
+
     def age(self, message: dict[str, Any]) -> float:
         """How old a message is, in seconds."""
         topic, number = message.get("topic"), message.get("snapshot")
