@@ -177,10 +177,10 @@ class Watch:
         for process, worker in world.service.serving:
             if worker.status.unready() or process.frozen:
                 continue
-            for topic in world.swarm.topics:
+            for topic, held in worker.topics._topics.items():
                 channel = topic.encode()
                 home = world.site.home(channel)
-                if home is None or not worker.topics.confirmed(topic):
+                if home is None or not held.wanted or not home.users[b"default"].may_use(channel):
                     continue
                 there = (*home.channels.get(channel, ()), *home.shards.get(channel, ()))
                 if any(client.name.endswith(b":%d" % process.pid) for client in there):
