@@ -5,6 +5,7 @@ To be called before anything of wsd is imported: many of its modules import the 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import secrets
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-__all__ = ["Clock", "install"]
+__all__ = ["Clock", "gather", "install"]
 
 EPOCH = 1_800_000_000.0
 """What time.time() says at the beginning."""
@@ -49,6 +50,8 @@ def install() -> Clock:
     _replace(secrets, "token_urlsafe", lambda count=32: _random().randbytes(count).hex())
     _replace(os, "urandom", lambda count: _random().randbytes(count))
     _replace(uuid, "uuid4", lambda: uuid.UUID(int=_random().getrandbits(128), version=4))
+    if sys.version_info < (3, 12):
+        _replace(asyncio, "gather", gather)
     for name in ("random", "uniform", "randrange", "sample", "choice", "shuffle", "getrandbits"):
         _replace(random, name, _chance(name))
     return _clock
@@ -72,6 +75,23 @@ def _perf_counter() -> float:
     # Work takes time, but the same on every machine: each look at the clock is a microsecond later.
     _clock.looks += 1
     return _clock.now() + _clock.looks * 1e-6
+
+
+_asyncio_gather = asyncio.gather
+
+
+def gather(*awaited: Any, return_exceptions: bool = False) -> Any:
+    """asyncio.gather as it is since Python 3.12: if all is done already, nobody waits for a turn of the loop."""
+    if not awaited or not all(asyncio.isfuture(each) and each.done() for each in awaited):
+        return _asyncio_gather(*awaited, return_exceptions=return_exceptions)
+    gathered = awaited[0].get_loop().create_future()
+    failures = [asyncio.CancelledError() if each.cancelled() else each.exception() for each in awaited]
+    if any(failures) and not return_exceptions:
+        gathered.set_exception(next(filter(None, failures)))
+    else:
+        pairs = zip(awaited, failures, strict=True)
+        gathered.set_result([each.result() if failure is None else failure for each, failure in pairs])
+    return gathered
 
 
 def _chance(name: str) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.simulation.chance import gather
 from tests.simulation.loop import Process, SimulatedLoop, Stuck
 from tests.simulation.network import Network, Transport
 
@@ -239,3 +240,20 @@ def test_nobody_listens(world: World) -> None:
         assert world.loop.time() - begun > 60
 
     world.run(play())
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+async def test_what_is_done_is_gathered_without_a_turn_of_the_loop(return_exceptions: bool) -> None:
+    loop = asyncio.get_running_loop()
+    done, failed, cancelled, pending = (loop.create_future() for _ in range(4))
+    done.set_result(ValueError("a result"))
+    failed.set_exception(KeyError("x"))
+    cancelled.cancel()
+    for awaited in ((done, done), (done, failed), (done, cancelled, failed)):
+        ours = gather(*awaited, return_exceptions=return_exceptions)
+        assert ours.done()
+        (mine, theirs) = await asyncio.gather(
+            ours, asyncio.gather(*awaited, return_exceptions=return_exceptions), return_exceptions=True
+        )
+        assert repr(mine).replace("()", "('')") == repr(theirs).replace("()", "('')")
+    assert not gather(done, pending).done()
