@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
                 self._world.note(f"PROBLEM {problem}")
         self._world.outcome.messages += 1
         if message.get("action") == "message":
-            self._check_order(message, now)
+            self._check_message(message, now)
         elif message.get("action") == "gap":
             self._check_gap(str(message.get("topic")), now)
         if "session" in message and not self._session:
@@ -184,10 +184,12 @@ class Connection(asyncio.Protocol):
         if (said == "forbidden_topic" and permits == {True}) or (said == "context subscribed" and permits == {False}):
             self.diary.problem(f"{message} answers {request}; the token permits {sorted(self._permitted)}")
 
-    def _check_order(self, message: dict[str, Any], now: float) -> None:
-        """One Redis delivers in the order of publication, whatever the topics are."""
+    def _check_message(self, message: dict[str, Any], now: float) -> None:
+        """One Redis delivers in the order of publication, whatever the topics are, and nobody gets what he may not."""
         if self._world.age(message) > LATE:
             self.late_at = now
+        if self._permitted is not None and not self._tokens and message.get("topic") not in self._permitted:
+            self.diary.problem(f"{message} came, and the token permits only {sorted(self._permitted)}")
         serial = self._world.serial(message)
         if serial and serial < self._newest:
             self.diary.problem(f"{message} came after what was published later, on another topic")

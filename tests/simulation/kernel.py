@@ -361,7 +361,6 @@ class Entry:
         self.handlers: dict[int, tuple[Callable[[], object], Context]] = {}  # by signal
         self.blocked: dict[int, None] = {}  # signals that wait
         self.pending: dict[int, None] = {}  # those that have come meanwhile
-        self.thawed = -1e9  # when it last went on after it had been frozen
 
 
 class Kernel:
@@ -483,7 +482,6 @@ class Kernel:
     def go_on(self, entry: Entry) -> None:
         """Let it run again."""
         if entry.program.frozen:
-            entry.thawed = self.loop.now
             self.loop.thaw(entry.program)
 
     def end(self, number: int) -> _End:

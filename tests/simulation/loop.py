@@ -58,6 +58,7 @@ class Process:
         self.pid = 0  # in the table of its kernel; 0 if it is in none
         self.alive = True
         self.frozen = False
+        self.thawed = -1e9  # when it last went on after it had been frozen
         self.runs = True  # whether it lives, and does not stand still
         self.held: list[asyncio.Handle] = []  # what waits until it is thawed, in order
         self.tasks: dict[asyncio.Task[Any], None] = {}
@@ -234,7 +235,7 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
 
     def thaw(self, process: Process) -> None:
         """Let it go on."""
-        process.frozen, process.runs = False, process.alive
+        process.frozen, process.runs, process.thawed = False, process.alive, self.now
         held, process.held = process.held, []
         self._ready.extend(held)
 

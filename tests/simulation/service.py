@@ -325,7 +325,7 @@ class Service:
 
     def _stood_still(self, entry: Entry | None, seconds: float) -> bool:
         """Whether a process stands still, or has until not long ago."""
-        return entry is not None and (entry.program.frozen or self._loop.now - entry.thawed < seconds)
+        return entry is not None and (entry.program.frozen or self._loop.now - entry.program.thawed < seconds)
 
     def _over(self, entry: Entry) -> None:
         self._forgiven.pop(entry.pid, None)

@@ -218,7 +218,7 @@ class _Sharded:
         mended = self._network.mended
         return any(
             not node.sees(other)
-            or self._loop.now - max(node.started_at, other.started_at, mended.get((node.host, other.host), -BUS)) < BUS
+            or self._loop.now - max(*map(_whole_since, (node, other)), mended.get((node.host, other.host), -BUS)) < BUS
             for other in self._cluster.nodes
             if other is not node
         )
@@ -254,6 +254,10 @@ class _Sharded:
 
     def fix(self) -> None:
         self._cluster.fix()
+
+
+def _whole_since(server: Server) -> float:
+    return max(server.started_at, server.process.thawed)
 
 
 def _publish(server: Server, channel: bytes, payload: bytes) -> bool:

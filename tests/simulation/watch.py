@@ -75,6 +75,7 @@ class Watch:
         self._doubt = DOUBT * world.swarm.heartbeat + DOUBT_MORE + 4 * world.slowest
         self._told: set[str] = set()
         self._astray: dict[tuple[Process, str], float] = {}  # topics that are subscribed elsewhere, and since when
+        self._overdue: dict[str, float] = {}  # connections whose token is good no more, and since when
         self._stuck: dict[Endpoint, tuple[int, float]] = {}  # what a client with a backlog had taken, and since when
         self._paused_at = 0.0  # when Redis last let writes wait
 
@@ -134,15 +135,21 @@ class Watch:
         world, now, leisure = self._world, self._world.loop.now, max(self._world.swarm.pace, 1.0)
         if now - world.accident < CALM:
             return
+        overdue: dict[str, float] = {}
         wall = EPOCH + now + world.clock.step
         for client in world.clients:
             connection = client.connection
             if connection is None or not connection.settled or not connection.is_held() or not connection.judged:
                 continue
-            if "the_clock_is_set" not in world.swarm.faults and wall > connection.expires + OVERDUE:
-                self._tell(f"{connection.diary.name} is still there, {wall - connection.expires:.0f} s after its token")
+            if wall > connection.expires:
+                since = overdue[connection.diary.name] = self._overdue.get(connection.diary.name, now)
+                if now - since > OVERDUE * max(1.0, world.swarm.leisure):
+                    self._tell(
+                        f"{connection.diary.name} is still there, and its token is good no more since {since:.1f}"
+                    )
             if connection.lazy and now - connection.greeted_at > AUTH_TIMEOUT + AUTH_LATE * leisure + world.slowest:
                 self._tell(f"{connection.diary.name} is still there, and has not authorized")
+        self._overdue = overdue
 
     def _look_at_links(self) -> None:
         """Connections to a Redis that delivers nothing on them are given up."""

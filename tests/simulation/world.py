@@ -216,7 +216,9 @@ class World:
         self.deaf: dict[Redis, float] = {}  # clients of a Redis that has forgotten what they had subscribed, and when
         self.accident = -ACCIDENT  # when a process of wsd last died or stood still
         # Whether no fault is on that a link to Redis may be lost for.
-        self._is_redis_well = self.swarm.output_limits is None and not self.swarm.faults & AGAINST_REDIS
+        self._is_redis_well = (
+            self.swarm.output_limits is None and self.swarm.latency < 0.1 and not self.swarm.faults & AGAINST_REDIS
+        )
         self._publishing = True
         self._mended = False  # whether nothing goes wrong any more
         self._dying = Random(f"{seed} deaths")
