@@ -686,9 +686,12 @@ class Cluster:
 
         Others may believe that it is another one's, which would say MOVED.
         """
+        return max(self.claimants(channel), key=lambda node: node.epoch, default=None)
+
+    def claimants(self, channel: bytes) -> list[Node]:
+        """The masters that take a channel's slot for their own."""
         slot = key_slot(channel)
-        claimants = [node for node in self.nodes if node.master is None and node.owns(slot)]
-        return max(claimants, key=lambda node: node.epoch, default=None)
+        return [node for node in self.nodes if node.master is None and node.owns(slot)]
 
     # What an operator does, and what goes wrong.
 

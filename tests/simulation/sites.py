@@ -51,6 +51,10 @@ class Site(Protocol):
         """
         ...
 
+    def claimants(self, channel: bytes) -> Sequence[Server]:
+        """Those of several servers that take a channel for their own: it is published at one of them."""
+        ...
+
     def home(self, channel: bytes) -> Server | None:
         """Where a channel is published by now, and wsd should listen; None if there is none, or any will do."""
         ...
@@ -103,6 +107,9 @@ class _Single:
     def publish(self, channel: bytes, payload: bytes) -> bool | None:
         return _publish(self._server, channel, payload) and _known(self.servers, channel)
 
+    def claimants(self, channel: bytes) -> Sequence[Server]:
+        return ()
+
     def home(self, channel: bytes) -> Server | None:
         return self._server
 
@@ -142,6 +149,9 @@ class _Elected:
 
     def publish(self, channel: bytes, payload: bytes) -> bool | None:
         return _publish(self._team.master, channel, payload) and _known(self._servers, channel)
+
+    def claimants(self, channel: bytes) -> Sequence[Server]:
+        return ()
 
     def home(self, channel: bytes) -> Server | None:
         return self._team.master
@@ -222,6 +232,9 @@ class _Sharded:
             for other in self._cluster.nodes
             if other is not node
         )
+
+    def claimants(self, channel: bytes) -> Sequence[Server]:
+        return () if self._classic else self._cluster.claimants(channel)
 
     def home(self, channel: bytes) -> Server | None:
         return None if self._classic else self._cluster.owner(channel)

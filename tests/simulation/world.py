@@ -27,6 +27,7 @@ from tests.simulation.faults import FAULTS, KINDS, mend_all
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.network import Endpoint, Network
 from tests.simulation.redis import Client as Redis
+from tests.simulation.redis import Server
 from tests.simulation.service import Service
 from tests.simulation.sites import WSD, make_site
 from tests.simulation.swarm import Swarm, waits
@@ -213,6 +214,8 @@ class World:
             topic: [] for topic in self.swarm.topics
         }  # of the numbers, of all topics
         self._serial = 0
+        # Numbers that were published when several nodes claimed their topic, and where.
+        self._contested: dict[str, list[tuple[int, Server]]] = {topic: [] for topic in self.swarm.topics}
         self.deaf: dict[Redis, float] = {}  # clients of a Redis that has forgotten what they had subscribed, and when
         self.accident = -ACCIDENT  # when a process of wsd last died or stood still
         # Whether no fault is on that a link to Redis may be lost for.
@@ -334,7 +337,22 @@ class World:
         self._sizes[topic].append(FRAME + len(payload))
         self._serial += 1
         self._serials[topic].append(self._serial)
+        home = self.site.home(topic.encode())
         book.note(self.loop.now, self.site.publish(topic.encode(), payload))
+        self._contest(topic, home)
+
+    def _contest(self, topic: str, home: Server | None) -> None:
+        """Note that several nodes claim a topic, or which of them has won.
+
+        Who listens to the one that wins may never hear that there was another one, and that messages went there.
+        """
+        claimants, book, contested = self.site.claimants(topic.encode()), self.book.at(topic, 0), self._contested[topic]
+        if len(claimants) > 1 and home is not None:
+            contested.append((book.last, home))
+        elif claimants:
+            lost = {number for number, published_at in contested if published_at not in claimants}
+            book.uncertain.update(lost - book.refused)
+            contested.clear()
 
     def doubt_latest(self, seconds: float) -> None:
         """Nobody knows whether what was published in these last seconds comes: it may be on its way between servers."""
