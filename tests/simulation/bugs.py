@@ -617,7 +617,7 @@ BUGS = (
         "the supervisor stands still while a new worker gets ready and dies",
         Change(
             "supervisor/reloading.py",
-            "        if child.status is not None:  # heard at once, by a supervisor that had stood still\n",
+            "        if child.status is not None:\n",
             "        if child.stage is Stage.LEAVING:\n",
         ),
     ),

@@ -214,7 +214,8 @@ class Reloader:
             raise ReloadError(f"the new worker {child.number} was not ready within {READY_PATIENCE:g} s") from None
         except Gone as exc:
             raise ReloadError(f"the new worker {child.number} {exc} before it was ready; it has said why") from None
-        if child.status is not None:  # heard at once, by a supervisor that had stood still
+        child.reap()  # a supervisor that had stood still hears at once that it was ready and that it is gone
+        if child.status is not None:
             raise ReloadError(f"the new worker {child.number} {how_it_ended(child.status)} as soon as it was ready")
 
     async def _retire(self, seat: Seat) -> list[Child]:
