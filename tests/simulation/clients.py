@@ -124,6 +124,7 @@ class Client:
             "authorizes": self._authorize,
             "errs": lambda connection: connection.err(),
             "comes_back": self._come_back,
+            "floods": self._flood,
             "leaves": lambda connection: connection.leave(),
             "vanishes": lambda connection: connection.vanish(),
             "stops_reading": lambda connection: connection.stop_reading(30.0 * random.random() * random.random()),
@@ -171,6 +172,13 @@ class Client:
         for act in (*acts, *acts):
             self.world.loop.call_later(wait, connection.ask, act, topic)
             wait += (0.0, 0.01, LINGER - 0.1)[int(self.random.random() * 3)] * (0.9 + 0.2 * self.random.random())
+
+    def _flood(self, connection: Connection) -> None:
+        """Send far more requests than a client may, and perhaps go away then."""
+        for _ in range(800):
+            connection.ask("ping", "", ("pong", "rate_limited"))
+        if self.random.random() < 0.3:
+            connection.vanish()
 
     def _ping(self, connection: Connection) -> None:
         if self.random.random() < 0.5:

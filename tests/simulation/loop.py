@@ -56,6 +56,7 @@ class Process:
         self.name = name
         self.host = host or name
         self.pid = 0  # in the table of its kernel; 0 if it is in none
+        self.since = 0.0  # when it was started
         self.alive = True
         self.frozen = False
         self.thawed = -1e9  # when it last went on after it had been frozen
@@ -145,10 +146,10 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It is dropped when its time has come."""
 
-    @property
-    def timers(self) -> int:
-        """How many timers wait."""
-        return sum(not handle.cancelled() for _, _, handle in self._timers)
+    def timers(self, process: Process | None = None) -> int:
+        """How many timers wait: of a process, or all."""
+        waiting = [handle for _, _, handle in self._timers if not handle.cancelled()]
+        return sum(process is None or handle._context.get(PROCESS) is process for handle in waiting)  # type: ignore[attr-defined]
 
     # Running.
 
@@ -214,6 +215,7 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
 
     def start(self, process: Process, main: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         """Run a coroutine as the main program of a process."""
+        process.since = self.now
         context = copy_context()
         context.run(PROCESS.set, process)
         return context.run(lambda: self.create_task(main(), name=process.name))

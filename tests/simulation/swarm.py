@@ -29,6 +29,7 @@ HABITS = {
     "authorizes": (20.0, 120.0),
     "errs": (20.0, 120.0),
     "comes_back": (5.0, 60.0),
+    "floods": (60.0, 600.0),
     "leaves": (60.0, 600.0),
     "vanishes": (60.0, 600.0),
     "stops_reading": (20.0, 120.0),

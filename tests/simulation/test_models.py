@@ -724,14 +724,23 @@ def trio() -> Iterator[SentinelTrio]:
         yield trio
 
 
+ATTEMPTS = 3
+"""How often a conversation is played with real Sentinels. They fail over by timers of their own, and on a busy machine
+they may have got further when the next line is said."""
+
+
 @pytest.mark.parametrize("script", SENTINEL.values(), ids=SENTINEL)
 def test_sentinels(trio: SentinelTrio, script: str) -> None:
-    real, model = RealSentinels(trio), ModelSentinels()
-    try:
-        expected = play(real, script)
-    finally:
-        real.close()
-    assert _alike(play(model, script)) == _alike(expected)
+    said = _alike(play(ModelSentinels(), script))
+    for _ in range(ATTEMPTS):
+        real = RealSentinels(trio)
+        try:
+            expected = _alike(play(real, script))
+        finally:
+            real.close()
+        if said == expected:
+            break
+    assert said == expected
 
 
 def _alike(transcript: Transcript) -> dict[str, str]:

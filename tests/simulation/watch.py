@@ -207,13 +207,14 @@ class Watch:
             self._world.problem(f"{process}: {what}")
 
 
-def holdings(process: Process, worker: Worker, descriptors: int) -> dict[str, float]:
+def holdings(process: Process, worker: Worker, descriptors: int, timers: int) -> dict[str, float]:
     """What a worker holds, of all that must be as before when nobody is there any more.
 
     Args:
         process: its process.
         worker: the worker.
         descriptors: how many sockets its process has.
+        timers: the same of timers.
     """
     gauges = worker.status._known() | worker.status._counted_now()
     return {
@@ -227,4 +228,5 @@ def holdings(process: Process, worker: Worker, descriptors: int) -> dict[str, fl
         # What is asked of a server is under way now and then.
         "tasks": sum("Wire.ask" not in str(task.get_coro()) for task in process.tasks),
         "descriptors": descriptors,
+        "timers": timers,
     }

@@ -47,6 +47,9 @@ __all__ = ["Cut", "Outcome", "World"]
 HEAL, HEAL_BEATS = 150.0, 5.0
 """Seconds and heartbeats of links within which all is well again after the last fault."""
 
+PROMPT = 20.0
+"""Seconds within which wsd is well again after Redis."""
+
 FIX = 30
 """Seconds after which an operator looks whether Redis has got well by itself."""
 
@@ -111,6 +114,7 @@ BOUNDS = {
     (fanout, "MAX_WAITING"): (fanout.MAX_WAITING, 32 * 1024),
     (fanout, "PORTION"): (fanout.PORTION, 4096),
     (fanout, "STEP"): (fanout.STEP, 4),
+    (fanout, "SLICE"): (fanout.SLICE, 3e-6),
     (balance, "WORTHWHILE"): (balance.WORTHWHILE, 1),
     (vitals, "AUDIT_BATCH"): (vitals.AUDIT_BATCH, 2),
 }
@@ -508,8 +512,11 @@ class World:
                 client.connection.read_again()
         within = HEAL * self.swarm.leisure + HEAL_BEATS * self.swarm.heartbeat
         deadline = self.loop.now + within
+        deaf_until = self.loop.now
         while not self._is_well():
             await asyncio.sleep(1.0)
+            deaf_until = deaf_until if self.site.delivers() else self.loop.now
+            self._judge_healing(self.loop.now - deaf_until)
             if (seconds := round(self.loop.now - mended)) % FIX == 0 and seconds:
                 self.site.fix()
             if self.loop.now > deadline:
@@ -520,6 +527,14 @@ class World:
         )  # half-open connections are found, and clients are there again
         if not self._is_well():
             self.problem(f"ill again, after all was well and nothing went wrong: {self._state()}")
+
+    def _judge_healing(self, seconds: float) -> None:
+        """Nothing is wrong with Redis since so many seconds."""
+        prompt = PROMPT * self.swarm.leisure + 3 * self.swarm.heartbeat + 10 * self.slowest
+        if prompt < seconds <= prompt + 1:
+            for process, worker in self.service.serving:
+                if self.loop.now - process.since > seconds and not worker.source.healed:
+                    self.problem(f"{process} has not healed {seconds:.0f} s after Redis: {worker.source.problem}")
 
     def _is_well(self) -> bool:
         workers = self.service.workers
@@ -589,7 +604,7 @@ class World:
         least: dict[Process, dict[str, float]] = {}
         for _ in range(LOOKS):
             for process, worker in self.service.serving:
-                now = holdings(process, worker, len(self.network.held(process)))
+                now = holdings(process, worker, len(self.network.held(process)), self.loop.timers(process))
                 before = least.get(process, now)
                 least[process] = {name: min(now[name], before[name]) for name in now}
             await asyncio.sleep(0.37)
