@@ -595,8 +595,9 @@ class World:
                 return True
             case 4008 | 1006 if end.when - connection.late_at < DRAINS:
                 return True
-            case 4003:
-                return CLOCK_STEPS in self.swarm.faults or EPOCH + end.when >= connection.expires - 1
+            case 4003 | 1006 if CLOCK_STEPS in self.swarm.faults or EPOCH + end.when >= connection.expires - 1:
+                # Whose close frame is late is aborted.
+                return code == 4003 or "the_network_is_bad" in self.swarm.faults
         return False
 
     async def _holdings(self) -> list[dict[str, float]]:
