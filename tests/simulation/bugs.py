@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,11 +22,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, NamedTuple, cast
 
 from tests import ROOT
 
@@ -751,39 +749,9 @@ def _child() -> None:
     assert Path(found).parent == expected, f"this would play with {found}, and not with {expected}"
     from tests.simulation import world  # noqa: F401 - once, before the forks
 
-    def play(seed: int) -> dict[str, Any]:
-        outcome, _ = runner.play(seed)
-        return {"problems": outcome.problems, "virtual": outcome.virtual}
-
     for line in sys.stdin:
-        _say(json.dumps(_apart(partial(play, int(line)), int(runner.LONGEST))))
-
-
-def _apart(act: Callable[[], dict[str, Any]], seconds: int) -> dict[str, Any]:
-    """Do something in a process of its own; return what it returns, and the seconds of CPU that it took.
-
-    Args:
-        act: what.
-        seconds: of CPU, after which the process is ended.
-    """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(reading)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        with open(writing, "w") as file:
-            json.dump(act(), file)
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as file:
-        said = file.read()
-    _, status, used = os.wait4(pid, 0)
-    if status:
-        code = os.waitstatus_to_exitcode(status)
-        played = {"problems": [f"the process of the world ended with status {code}"], "virtual": 0.0}
-    else:
-        played = json.loads(said)
-    return {**played, "cpu": used.ru_utime + used.ru_stime}
+        outcome, seconds = runner.Fork(int(line), None, timeline=False).result()
+        _say(json.dumps({"problems": outcome.problems, "virtual": outcome.virtual, "cpu": seconds}))
 
 
 # Searching.

@@ -13,6 +13,7 @@ from tests.simulation.connection import PORT, Connection
 from tests.simulation.loop import Process
 from tests.simulation.sites import WSD
 from tests.simulation.swarm import waits
+from wsd.redis.channels import LINGER
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -34,9 +35,6 @@ SUBSCRIBES = (1.0, 20.0)
 
 LAZY = 0.1
 """How likely a client does not authorize on a connection."""
-
-LINGER = 5.0
-"""Seconds for which wsd keeps a topic that everybody has left."""
 
 
 class Client:
@@ -187,12 +185,8 @@ class Client:
             connection.ask("ping")
 
     def _authorize(self, connection: Connection) -> None:
-        if self.world.swarm.tokens is None:
-            return
-        if self.random.random() < 0.2:
-            connection.authorize_badly()
-        else:
-            connection.authorize()
+        if self.world.swarm.tokens is not None:
+            connection.authorize(badly=self.random.random() < 0.2)
 
     def _read_slowly(self, connection: Connection) -> None:
         for number in range(20):

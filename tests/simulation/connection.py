@@ -32,9 +32,6 @@ BUGS = frozenset((1002, 1003, 1007, 1008, 1009))
 MISTAKES = 8
 """Bad requests that a client sends on a connection, at most: with two more it would be closed (max_violations)."""
 
-STOOD_STILL = 60.0
-"""Seconds after which nothing waits any more for a process of wsd that has stood still."""
-
 LATE = 9.0
 """Seconds after which a message is late: wsd ends a connection for which something has waited a second longer."""
 
@@ -154,14 +151,14 @@ class Connection(asyncio.Protocol):
         self.diary.received(message, now)
         if request is not None and (not self.diary.owed or self.diary.owed[0] is not request):
             self._check_reply(request, message)
-        for problem in self.diary.problems[known:]:
-            if self.judged:
-                self._world.note(f"PROBLEM {problem}")
-        self._world.outcome.messages += 1
         if message.get("action") == "message":
             self._check_message(message, now)
         elif message.get("action") == "gap":
             self._check_gap(str(message.get("topic")), now)
+        for problem in self.diary.problems[known:]:
+            if self.judged:
+                self._world.note(f"PROBLEM {problem}")
+        self._world.outcome.messages += 1
         if "session" in message and not self._session:
             self._session = message["session"]
             self.greeted_at = now
@@ -198,7 +195,7 @@ class Connection(asyncio.Protocol):
     def _check_gap(self, topic: str, now: float) -> None:
         """Whoever has just been told that he is subscribed has missed nothing."""
         stretch = self.diary.listening(topic)
-        if self.excuses or now - self._world.accident < STOOD_STILL:
+        if self.excuses or now < self._world.calm_since:
             return  # they may have come at different times, and were read at once
         if stretch is not None and stretch.runs == [GAP] and stretch.since == now:
             self.diary.problem(f"a gap of {topic} came with the confirmation of its subscription")
@@ -255,19 +252,15 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
             self._flush()
 
-    def authorize(self) -> None:
-        """Send a token."""
+    def authorize(self, *, badly: bool = False) -> None:
+        """Send a token, or one with a wrong signature: then, what the one before has granted stays."""
         if self.is_open:
             token = self._world.token(self._random)
             self._tokens.append(token)
-            self.ask("authorization", token.text)
-
-    def authorize_badly(self) -> None:
-        """Send a token with a wrong signature. What the one before has granted stays."""
-        if self.is_open:
-            token = self._world.token(self._random)
-            self._tokens.append(token)
-            self.ask("authorization", f"{token.text[:-4]}AAAA", ("session unauthorized",))
+            if badly:
+                self.ask("authorization", f"{token.text[:-4]}AAAA", ("session unauthorized",))
+            else:
+                self.ask("authorization", token.text)
 
     def err(self) -> None:
         """Send a bad request. It is refused in its turn."""

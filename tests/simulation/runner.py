@@ -26,7 +26,7 @@ from tests.simulation import chance
 if TYPE_CHECKING:
     from tests.simulation.world import Cut, Outcome
 
-__all__ = ["main"]
+__all__ = ["Fork", "main"]
 
 KEPT = Path(__file__).parent / "seeds.txt"
 """Seeds that have failed once: a number, and what it found."""
@@ -108,7 +108,7 @@ def _told(seed: int, cut: Cut | None, *, timeline: bool) -> tuple[Outcome, float
     return outcome, seconds
 
 
-class _Fork:
+class Fork:
     """A world that is played in a process of its own.
 
     Args:
@@ -151,10 +151,10 @@ def _play_all(
 ) -> Iterator[tuple[Outcome, float]]:
     from tests.simulation import world  # noqa: F401 - once, before the forks
 
-    running: dict[int, _Fork] = {}
+    running: dict[int, Fork] = {}
     while True:
         while len(running) < processes and (job := next(jobs, None)) is not None:
-            fork = _Fork(*job, timeline=timeline)
+            fork = Fork(*job, timeline=timeline)
             running[fork.ours] = fork
         if not running:
             return
@@ -207,7 +207,7 @@ def _shrink_seed(seed: int, outcome: Outcome, seconds: float) -> tuple[Cut, Outc
     longest = int(3 * seconds) + 5  # a part takes no longer than the whole, but for another mistake
 
     def fails(cut: Cut) -> Outcome | None:
-        found, _ = _Fork(seed, cut, timeline=True, longest=longest).result()
+        found, _ = Fork(seed, cut, timeline=True, longest=longest).result()
         return found if found.timeline and found.problems else None
 
     return shrink(outcome.planned, fails)

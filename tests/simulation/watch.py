@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.simulation.chance import EPOCH
@@ -31,9 +31,6 @@ about to be, and is waited for; the next connection is given as long. See system
 DOUBT_MORE = 3.0
 """Seconds beyond that: ways may be slow."""
 
-CALM = 60.0
-"""Seconds after a process of wsd has died or stood still in which clients may stay longer: its clocks stood, too."""
-
 STUCK = 30.0
 """Seconds after which a client is closed that takes nothing of its backlog (max_backlog_age), and gone."""
 
@@ -59,7 +56,6 @@ class _Seen:
 
     silent_since: float | None = None  # since when nothing can come from Redis, and the worker runs all the time
     connects: int = 0  # links that it had made by the last look: what came and went between two looks is no silence
-    told: set[str] = field(default_factory=set)  # problems that were told already
 
 
 class Watch:
@@ -73,7 +69,7 @@ class Watch:
         self._world = world
         self._seen: dict[Process, _Seen] = {}
         self._doubt = DOUBT * world.swarm.heartbeat + DOUBT_MORE + 4 * world.slowest
-        self._told: set[str] = set()
+        self._told: set[str] = set()  # problems that were told already
         self._astray: dict[tuple[Process, str], float] = {}  # topics that are subscribed elsewhere, and since when
         self._overdue: dict[str, float] = {}  # connections whose token is good no more, and since when
         self._stuck: dict[Endpoint, tuple[int, float]] = {}  # what a client with a backlog had taken, and since when
@@ -109,11 +105,11 @@ class Watch:
         elif seen.silent_since is None:
             seen.silent_since = now
         elif now - max(seen.silent_since, self._paused_until) > self._doubt and not worker.status.unready():
-            self._problem(seen, process, f"/readyz says 200, and nothing comes since {seen.silent_since:.1f}")
+            self._tell(f"{process}: /readyz says 200, and nothing comes since {seen.silent_since:.1f}")
         most = world.swarm.max_backlog + LARGEST_PASS
         for connection in worker.gateway.connections:
             if connection.backlog_bytes > most:
-                self._problem(seen, process, f"a backlog has {connection.backlog_bytes} bytes, more than {most}")
+                self._tell(f"{process}: a backlog has {connection.backlog_bytes} bytes, more than {most}")
 
     def _look_at_backlogs(self) -> None:
         """Whoever takes nothing of his backlog any more is closed."""
@@ -124,16 +120,16 @@ class Watch:
                 endpoint = connection.transport.endpoint  # type: ignore[attr-defined]
                 if not connection.backlog_bytes:
                     continue
-                taken, calm_since = endpoint.outgoing.taken, world.accident + CALM
+                taken = endpoint.outgoing.taken
                 before, began = seen.get(endpoint, (-1, now))
-                self._stuck[endpoint] = (taken, began if taken == before and began > calm_since else now)
+                self._stuck[endpoint] = (taken, began if taken == before and began > world.calm_since else now)
                 if now - self._stuck[endpoint][1] > STUCK + 2 * world.swarm.pace:
                     self._tell(f"{process} keeps {endpoint.peer_address}, which takes nothing of its backlog")
 
     def _look_at_clients(self) -> None:
         """Clients that should have been closed are closed."""
         world, now, leisure = self._world, self._world.loop.now, max(self._world.swarm.pace, 1.0)
-        if now - world.accident < CALM:
+        if now < world.calm_since:
             return
         overdue: dict[str, float] = {}
         wall = EPOCH + now + world.clock.step
@@ -164,7 +160,7 @@ class Watch:
                 del world.deaf[client]
                 self._tell(f"{client.name.decode()} keeps a connection to {server.process} that delivers nothing")
 
-        if world.site.kind in ("cluster", "classic cluster") or now - world.accident < CALM:
+        if world.site.kind in ("cluster", "classic cluster") or now < world.calm_since:
             return
         for server in world.site.servers:
             for client in server.clients:
@@ -200,11 +196,6 @@ class Watch:
         if what not in self._told:
             self._told.add(what)
             self._world.problem(what)
-
-    def _problem(self, seen: _Seen, process: Process, what: str) -> None:
-        if what not in seen.told:
-            seen.told.add(what)
-            self._world.problem(f"{process}: {what}")
 
 
 def holdings(process: Process, worker: Worker, descriptors: int, timers: int) -> dict[str, float]:

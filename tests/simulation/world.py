@@ -59,6 +59,9 @@ QUIET = 20.0
 ACCIDENT = 120.0
 """Seconds for which a process of wsd that has died or stood still may cost clients the connection."""
 
+CALM = 60.0
+"""Seconds after a process of wsd has died or stood still in which its clocks are late, and much is read at once."""
+
 LOOKS = 8
 """Looks at what a worker holds."""
 
@@ -214,12 +217,10 @@ class World:
         self.clients: list[Client] = []
         self.book = Book(self.swarm.topics)
         self._sizes: dict[str, list[int]] = {topic: [] for topic in self.swarm.topics}  # of the numbers, in bytes
-        self._serials: dict[str, list[int]] = {
-            topic: [] for topic in self.swarm.topics
-        }  # of the numbers, of all topics
+        self._serials: dict[str, list[int]] = {topic: [] for topic in self.swarm.topics}  # which of all messages it is
         self._serial = 0
         # Numbers that were published when several nodes claimed their topic, and where.
-        self._contested: dict[str, list[tuple[int, Server]]] = {topic: [] for topic in self.swarm.topics}
+        self._contested: dict[str, list[tuple[int, Server | None]]] = {topic: [] for topic in self.swarm.topics}
         self.deaf: dict[Redis, float] = {}  # clients of a Redis that has forgotten what they had subscribed, and when
         self.accident = -ACCIDENT  # when a process of wsd last died or stood still
         # Whether no fault is on that a link to Redis may be lost for.
@@ -239,6 +240,11 @@ class World:
         self.service = Service(self.loop, self.network, WSD, self._settings, self._reached, self._dies)
         if self.swarm.pipe is not None:
             self.service.kernel.capacity = self.swarm.pipe[1]
+
+    @property
+    def calm_since(self) -> float:
+        """When the last accident is over that a process of wsd has had."""
+        return self.accident + CALM
 
     def note(self, what: str) -> None:
         """Note something for the timeline."""
@@ -341,18 +347,17 @@ class World:
         self._sizes[topic].append(FRAME + len(payload))
         self._serial += 1
         self._serials[topic].append(self._serial)
-        home = self.site.home(topic.encode())
         book.note(self.loop.now, self.site.publish(topic.encode(), payload))
-        self._contest(topic, home)
+        self._contest(topic)
 
-    def _contest(self, topic: str, home: Server | None) -> None:
+    def _contest(self, topic: str) -> None:
         """Note that several nodes claim a topic, or which of them has won.
 
         Who listens to the one that wins may never hear that there was another one, and that messages went there.
         """
         claimants, book, contested = self.site.claimants(topic.encode()), self.book.at(topic, 0), self._contested[topic]
-        if len(claimants) > 1 and home is not None:
-            contested.append((book.last, home))
+        if len(claimants) > 1:
+            contested.append((book.last, self.site.home(topic.encode())))
         elif claimants:
             lost = {number for number, published_at in contested if published_at not in claimants}
             book.uncertain.update(lost - book.refused)
@@ -367,15 +372,19 @@ class World:
 
     def age(self, message: dict[str, Any]) -> float:
         """How old a message is, in seconds."""
-        topic, number = message.get("topic"), message.get("snapshot")
-        sent = self.book.at(topic, 0).sent if topic in self._sizes else ()
-        return self.loop.now - sent[number - 1] if type(number) is int and 0 < number <= len(sent) else 0.0
+        topic, number = self._named(message)
+        return self.loop.now - self.book.at(topic, 0).sent[number - 1] if number else 0.0
 
     def serial(self, message: dict[str, Any]) -> int:
         """Which of all messages of a Redis it is, from 1; 0 if several of them have no order."""
+        topic, number = self._named(message)
+        return self._serials[topic][number - 1] if number and self.site.kind in ("single", "sentinel") else 0
+
+    def _named(self, message: dict[str, Any]) -> tuple[str, int]:
+        """The topic and the number of a message; the number is 0 if none was published as that."""
         topic, number = message.get("topic"), message.get("snapshot")
-        serials = self._serials.get(str(topic), ()) if self.site.kind in ("single", "sentinel") else ()
-        return serials[number - 1] if type(number) is int and 0 < number <= len(serials) else 0
+        known = topic in self._serials and type(number) is int and 0 < number <= len(self._serials[topic])
+        return str(topic), number if known and number is not None else 0
 
     def lag(self, connection: Connection) -> tuple[int, float]:
         """How far a client is behind: bytes, and seconds."""
@@ -453,9 +462,8 @@ class World:
     def excuse_peer(self, endpoint: Endpoint) -> None:
         """The same, for the client at the other end."""
         for client in self.clients:
-            connection = client.connection
-            if connection is not None and connection.peer() is endpoint:
-                connection.excuses.update((1006, 1011, 1012, 4001))
+            if client.connection is not None and client.connection.peer() is endpoint:
+                self.excuse(client)
 
     def _dies(self, process: Process) -> None:
         """A process of wsd is about to die; those whose sockets it had may be closed, all if it is the supervisor."""
