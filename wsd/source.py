@@ -90,6 +90,14 @@ class Source(Protocol):
                 all the same.
         """
 
+    def renew(self, stream: str, reason: str) -> None:
+        """Give up the connection of a stream, if there is one, and make another. What it has yet to bring never comes.
+
+        Args:
+            stream: the stream.
+            reason: for people.
+        """
+
     def hold(self, full: bool) -> None:
         """Bring no more messages until called with False; keep the connections."""
 

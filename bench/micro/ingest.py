@@ -68,7 +68,8 @@ class Ingest(Work):
                 on_refused=lambda channel, reason: None,
                 on_lost=lambda channels: None,
             ),
-            private=lambda: b"",
+            own="",
+            name_private=lambda name: b"",
         )
         self.link.subscribe(TOPIC.encode())
         made: list[Any] = []

@@ -45,7 +45,7 @@ async def linked(
         heartbeat=HEARTBEAT,
         metrics=recorder.metrics,
         events=recorder.calls,
-        private=lambda: b"__wsd:private",
+        own="private",
         name_private=lambda name: f"__wsd:{name}".encode(),
     )
     task = asyncio.create_task(link.run())

@@ -474,7 +474,7 @@ BUGS = (
     _bug(
         "The taker passes no fence, so what the giver has delivered comes again.",
         "a reload whose cut is unknown, while Redis is slow",
-        Change("handover/taker.py", "            await self._pass_fences(rest)\n", ""),
+        Change("handover/taker.py", "            await pass_fences(self._topics, self._source, rest)\n", ""),
     ),
     _bug(
         "Nobody is told of a gap when the cut is unknown and Redis delivers the topic.",

@@ -6,8 +6,8 @@ in the other process, and then what the stand-in has kept.
 
 The cut is *known* for a topic if its stream's mark has come to both sides, and Redis delivered the topic to both then.
 For all other topics it is *unknown*: the client is told of a gap. Nothing must come twice all the same. So for these
-topics the stand-ins begin to listen only behind a *fence*: a mark of this side alone, published when the other side has
-stopped to deliver.
+topics the stand-ins begin to listen only behind a *fence*: a channel to which this side subscribes when the other one
+has stopped to deliver. Redis answers behind everything that it had for the link before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import socket
 from collections import Counter
 from collections.abc import Collection, Coroutine, Iterable, Sequence
@@ -30,6 +29,7 @@ from wsd.errors import RecordError
 from wsd.handover import marks
 from wsd.handover.barrier import behind_barrier
 from wsd.handover.expected import NO_STREAM, Arrival, Expected
+from wsd.handover.fence import pass_fences
 from wsd.handover.marks import CONFIRM_PATIENCE, Marks
 from wsd.handover.parts import Parts, Taken
 from wsd.handover.standin import StandIn
@@ -44,10 +44,6 @@ IMPATIENCE = 0.1
 DEATH_PATIENCE = 1.0
 """Seconds until a giver that says nothing more is taken for alive. The pipe of a process that dies ends a moment before
 the process does."""
-
-FENCE_PATIENCE = 5.0
-"""Seconds for fences to come back that Redis has taken. Behind what the link has before them they may be late, and
-without them something could come twice. The giver waits for 10 (ANSWER_PATIENCE)."""
 
 BATCH = 32
 """Connections that are begun to be opened in one turn of the loop. One takes about 0.1 ms."""
@@ -80,8 +76,6 @@ class Taker:
         self._source = parts.source
         self._loop = asyncio.get_running_loop()
         self._marks = Marks(self._topics, self._on_mark)
-        self._fence = f"mark:{secrets.token_hex(8)}"
-        self._fences: dict[bytes, asyncio.Event] = {}  # by payload: set when the fence has come
         self._alike = False  # whether both sides name channels alike
         self._cohorts: dict[int, Expected] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -298,9 +292,6 @@ class Taker:
             return "no answer in time"
 
     def _on_mark(self, channel: bytes, payload: bytes) -> None:
-        if (fence := self._fences.get(payload)) is not None:
-            self._fanout.barrier(fence.set)
-            return
         cohort = self._cohorts.get(int(payload)) if payload.isdigit() else None
         if cohort is None or channel not in cohort.cut:
             return
@@ -346,7 +337,7 @@ class Taker:
             self._tell_of_gap(topic, cohort.of(topic))
         rest = [topic for topic in cohort.topics if topic not in cohort.heard and cohort.listeners[topic]]
         if rest:
-            await self._pass_fences(rest)
+            await pass_fences(self._topics, self._source, rest)
             # Behind a barrier, because the fan-out may have messages of these topics for others, from before.
             await behind_barrier(self._fanout, partial(self._listen_with_gap, cohort, rest, missed))
         self._parts.shared.metrics.moves[Move.GAP] += len(cohort.told)
@@ -380,27 +371,6 @@ class Taker:
         if stream in cohort.streams:  # which was cut, but brings this topic on one side only
             return SERVERS
         return cohort.trouble.get(stream, LATE)
-
-    async def _pass_fences(self, topics: Iterable[str]) -> None:
-        """Wait until all that Redis had for these topics when this was called has been handled.
-
-        A fence that Redis does not take is not waited for: then the link is as good as dead.
-        """
-        streams = {self._source.stream(self._topics.channel(topic)) for topic in topics} - {""}
-        channels = {channel for stream in streams if (channel := self._source.private(stream, self._fence))}
-        # Whether the source is up says nothing: a Cluster that says that it is down goes on delivering.
-        for channel in channels:
-            self._marks.want(channel)
-        await self._marks.wait(channels, CONFIRM_PATIENCE)
-        fences = {
-            f"fence-{secrets.token_hex(8)}".encode(): channel for channel in channels if self._marks.live(channel)
-        }
-        self._fences |= {payload: asyncio.Event() for payload in fences}
-        answers = await asyncio.gather(*(self._publish(channel, payload) for payload, channel in fences.items()))
-        taken = [payload for payload, answer in zip(fences, answers, strict=True) if isinstance(answer, int)]
-        await marks.wait_for((self._fences[payload] for payload in taken), FENCE_PATIENCE)
-        for payload in fences:
-            del self._fences[payload]
 
     # Those who come.
 

@@ -55,10 +55,9 @@ class ShardedCluster:
         nodes: the nodes.
         metrics: counts.
         events: whom to call.
-        make_link: makes the link to a node, from its guide, a function that names a private channel for its probe, one
-            that names others, and one to call when the topology is in doubt.
+        make_link: makes the link to a node, from its guide, a function that makes a private channel of this node from
+            a name, and one to call when the topology is in doubt.
         name_private: makes a channel that no client can name from a name.
-        own: the name that begins those of this process's own channels.
     """
 
     def __init__(
@@ -67,16 +66,14 @@ class ShardedCluster:
         *,
         metrics: Metrics,
         events: Events,
-        make_link: Callable[[Fixed, Callable[[], bytes], Callable[[str], bytes], Callable[[], None]], Link],
+        make_link: Callable[[Fixed, Callable[[str], bytes], Callable[[], None]], Link],
         name_private: Callable[[str], bytes],
-        own: str,
     ) -> None:
         self._nodes = nodes
         self._metrics = metrics
         self._events = events
         self._make_link = make_link
         self._name_private = name_private
-        self._own = own
         self._topology: Topology | None = None
         self._owners: list[Place | None] = []  # of each slot
         self._links: dict[Place, Link] = {}
@@ -165,6 +162,11 @@ class ShardedCluster:
         else:
             reason = self.problem or "no node serves its slot"
             asyncio.get_running_loop().call_soon(on_reply, reason)
+
+    def renew(self, stream: str, reason: str) -> None:
+        """Give up the connection of a stream, if there is one, and make another."""
+        for link in self._links.values():
+            link.renew(stream, reason)
 
     def hold(self, full: bool) -> None:
         """Bring no more messages until called with False."""
@@ -277,7 +279,6 @@ class ShardedCluster:
     def _open(self, place: Place) -> Link:
         link = self._links[place] = self._make_link(
             Fixed(self._nodes.address(place), master_only=True),
-            lambda: self._name_channel(place, self._own),
             lambda name: self._name_channel(place, name),
             lambda: self._doubt(place),
         )

@@ -64,7 +64,7 @@ class Link:
         heartbeat: seconds; see `wsd.redis.vitals`.
         metrics: counts.
         events: whom to call.
-        private: returns a channel for the probe that nobody else uses, or nothing if this server has none.
+        own: a name that nobody else uses, for the probe.
         name_private: makes a channel of this server that no client can name from a name, or nothing.
         on_trouble: called when the link is lost, when connecting fails, and when Redis says that channels are on
             another server. The callee moves or retries those channels. Without a callee, the link retries them at every
@@ -79,8 +79,8 @@ class Link:
         heartbeat: float,
         metrics: Metrics,
         events: Events,
-        private: Callable[[], bytes],
-        name_private: Callable[[str], bytes] = lambda name: b"",
+        own: str,
+        name_private: Callable[[str], bytes],
         on_trouble: Callable[[], None] | None = None,
     ) -> None:
         self._guide = guide
@@ -102,7 +102,7 @@ class Link:
             heartbeat,
             metrics,
             self._channels,
-            private=private,
+            private=lambda number: name_private(f"{own}:{number}"),
             on_dead=self._lose_dead,
             on_trouble=self._on_trouble,
         )
@@ -227,6 +227,11 @@ class Link:
         """Publish at the end of this pass, behind what is subscribed then; ``on_reply`` is called once, later."""
         self._due.append(_Publication(channel, payload, on_reply))
         self._settle_soon()
+
+    def renew(self, stream: str, reason: str) -> None:
+        """Give up the connection, if it is that of a stream, and make another."""
+        if self._wire is not None and stream == self._stream:
+            self._wire.fail(reason)
 
     def relocate(self, reason: str) -> None:
         """Leave the server, and ask the guide for another at once."""

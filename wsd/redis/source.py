@@ -47,7 +47,6 @@ def make_source(
 
     def make_link(
         guide: Guide,
-        private: Callable[[], bytes] = lambda: name_private(own),
         name_private: Callable[[str], bytes] = name_private,
         on_trouble: Callable[[], None] | None = None,
     ) -> Link:
@@ -57,7 +56,7 @@ def make_source(
             heartbeat=heartbeat,
             metrics=metrics,
             events=events,
-            private=private,
+            own=own,
             name_private=name_private,
             on_trouble=on_trouble,
         )
@@ -65,9 +64,7 @@ def make_source(
     match deployment:
         case Cluster(seeds) if sharded:
             nodes = Nodes(seeds, heartbeat)
-            return ShardedCluster(
-                nodes, metrics=metrics, events=events, make_link=make_link, name_private=name_private, own=own
-            )
+            return ShardedCluster(nodes, metrics=metrics, events=events, make_link=make_link, name_private=name_private)
         case Cluster(seeds):
             return make_link(AnyNode(Nodes(seeds, heartbeat), socket.gethostname()))
         case Sentinel():

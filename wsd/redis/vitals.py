@@ -90,7 +90,8 @@ class Vitals:
         heartbeat: seconds; see the table.
         metrics: counts.
         channels: what we believe of subscriptions.
-        private: returns a channel for the probe that nobody else uses, or nothing if this server has none.
+        private: returns a channel for the probe that nobody else uses, another one for each number, or nothing if this
+            server has none.
         on_dead: called with channels to which Redis has no subscribers; returns how many of them we thought confirmed.
         on_trouble: called when Redis refuses a command of the probe: the channel may be on another server.
     """
@@ -102,7 +103,7 @@ class Vitals:
         metrics: Metrics,
         channels: Channels,
         *,
-        private: Callable[[], bytes],
+        private: Callable[[int], bytes],
         on_dead: Callable[[Sequence[bytes]], int],
         on_trouble: Callable[[], None],
     ) -> None:
@@ -111,6 +112,7 @@ class Vitals:
         self._metrics = metrics
         self._channels = channels
         self._private = private
+        self._refusals = 0  # of the probe's channels
         self._on_dead = on_dead
         self._on_trouble = on_trouble
         self._wire: Wire | None = None  # the connection, also when it has ended; None before the first
@@ -217,7 +219,7 @@ class Vitals:
     def _listen_to_probe(self, wire: Wire) -> None:
         """Subscribe the probe's private channel, if there is none on this connection."""
         probe = self.probe
-        if not probe.channel and not probe.off and (channel := self._private()):
+        if not probe.channel and not probe.off and (channel := self._private(self._refusals)):
             probe.channel = channel
             wire.send(self._dialect.subscribe, channels=(channel,), on_reply=self._receive_refusal)
 
@@ -237,7 +239,8 @@ class Vitals:
 
     def _lose_probe(self, error: str, command: str) -> None:
         """Redis refuses a command of the probe: find out what that means for the other channels."""
-        self.probe.reset()  # if its slot has moved, another channel is chosen at the next beat
+        self._refusals += 1
+        self.probe.reset()  # another channel is chosen at the next beat, because the slot may be on its way for long
         self._on_trouble()
         if error.split(" ", 1)[0] in ELSEWHERE:
             return

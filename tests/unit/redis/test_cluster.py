@@ -60,17 +60,16 @@ class PlayedLink:
     def __init__(
         self,
         place: Place,
-        probe: Callable[[], bytes],
         name_private: Callable[[str], bytes],
         on_trouble: Callable[[], None],
     ) -> None:
         self.place = place
-        self.probe = probe
         self.name_private = name_private
         self.on_trouble = on_trouble
         self.channels: dict[bytes, bool] = {}  # whether they were entrusted with a gap
         self.released: list[bytes] = []
         self.published: list[tuple[bytes, bytes]] = []
+        self.renewed: list[str] = []  # why
         self.delivered = True  # whether what is released was
         self.problem = ""
         self.failing = self.astray = self.running = self.held = False
@@ -108,6 +107,10 @@ class PlayedLink:
         self.published.append((channel, payload))
         on_reply(2)
 
+    def renew(self, stream: str, reason: str) -> None:
+        if stream == self.place[0]:
+            self.renewed.append(reason)
+
     def retry(self) -> None:
         self.retries += 1
 
@@ -135,7 +138,6 @@ class House:
             events=Events(self.never, self.never, self.never, self.add_lost),
             make_link=self.make_link,
             name_private=lambda name: f"app:__wsd:{name}".encode(),
-            own="1",
         )
 
     def never(self, *args: Any) -> None:
@@ -147,12 +149,11 @@ class House:
     def make_link(
         self,
         guide: Fixed,
-        probe: Callable[[], bytes],
         name_private: Callable[[str], bytes],
         on_trouble: Callable[[], None],
     ) -> Link:
         place = (guide.address.host, guide.address.port)
-        self.links[place] = PlayedLink(place, probe, name_private, on_trouble)
+        self.links[place] = PlayedLink(place, name_private, on_trouble)
         return cast(Link, self.links[place])
 
     async def look_again(self, answer: Topology | LinkError) -> None:
@@ -319,16 +320,16 @@ async def test_a_link_that_fails_is_a_problem_if_it_is_needed() -> None:
         assert house.cluster.up
 
 
-async def test_the_probe_of_a_link_has_a_channel_in_a_slot_of_its_node() -> None:
+async def test_the_private_channels_of_a_link_are_in_slots_of_its_node() -> None:
     async with running(split(A, B)) as house:
         house.cluster.subscribe(LOW)
         house.cluster.subscribe(HIGH)
         for place, low in ((A, True), (B, False)):
-            channel = house.links[place].probe()
+            channel = house.links[place].name_private("1")
             assert channel.startswith(b"app:__wsd:1:")
             assert (key_slot(channel) < HALF) is low
         await house.look_again(split(B, B))
-        assert house.links[A].probe() == b""
+        assert house.links[A].name_private("1") == b""
 
 
 async def test_each_node_s_link_is_a_stream_with_private_channels_in_its_slots() -> None:
@@ -348,6 +349,9 @@ async def test_each_node_s_link_is_a_stream_with_private_channels_in_its_slots()
             assert house.links[place].published == [(channel, b"x")]
             assert answers == [2]
         assert cluster.private("c", "mark:7") == b""
+        cluster.renew("b", "slow")
+        cluster.renew("c", "slow")
+        assert [house.links[place].renewed for place in (A, B)] == [[], ["slow"]]
 
 
 async def test_someone_new_may_have_missed_messages_of_a_channel_wherever_it_is() -> None:

@@ -33,6 +33,7 @@ class Server:
         self.received_at = 0.0
         self.doubts = 0  # times that channels may be elsewhere
         self.dead: list[bytes] = []
+        self.named: list[int] = []  # the numbers of the channels that were chosen for the probe
         self.metrics = Metrics()
         self.channels = Channels(dialect, self.metrics)
         self.vitals = Vitals(
@@ -40,7 +41,7 @@ class Server:
             HEARTBEAT,
             self.metrics,
             self.channels,
-            private=lambda: b"private",
+            private=self._name_private,
             on_dead=self._take_dead,
             on_trouble=self._doubt,
         )
@@ -65,6 +66,10 @@ class Server:
 
     def _doubt(self) -> None:
         self.doubts += 1
+
+    def _name_private(self, number: int) -> bytes:
+        self.named.append(number)
+        return b"private:%d" % number
 
     # What vitals see of a wire.
 
@@ -240,9 +245,12 @@ def test_a_probe_that_is_refused_is_said_once(
     assert not server.vitals.problem
 
 
-def test_a_probe_whose_slot_has_moved_takes_another_channel(make_server: Callable[..., Server]) -> None:
-    server = make_server(Role.ANY, SHARDED, refused={"SPUBLISH": "MOVED 1 h:1"})
+@pytest.mark.parametrize("command", ["SSUBSCRIBE", "SPUBLISH"])
+def test_a_probe_whose_slot_has_moved_takes_another_channel(make_server: Callable[..., Server], command: str) -> None:
+    """It may be so for long, because a node that knows nothing of the move is believed meanwhile."""
+    server = make_server(Role.ANY, SHARDED, refused={command: "MOVED 1 h:1"})
     assert server.doubts == 2
+    assert server.named == [0, 1]
     assert not server.vitals.probe.off
     server.refused = {}
     server.beat()

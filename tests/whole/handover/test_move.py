@@ -15,12 +15,14 @@ from tests.lib.servers import RedisServer, serving
 from tests.lib.topologies import ClusterOfThree
 from tests.lib.waiting import eventually
 from tests.whole.handover.crowd import Heard, crowd, numbering, numbering_shards
-from wsd.handover import giver, taker
+from wsd.delivery.topics import TopicTable
+from wsd.handover import fence, giver, taker
 from wsd.handover.giver import Giver
 from wsd.handover.parts import Given, Taken
 from wsd.handover.steps import Step
 from wsd.handover.taker import Taker
 from wsd.pipe import pair
+from wsd.source import Source
 from wsd.worker.alone import LoneWorker
 
 TOPICS = ["a", "b", "c"]
@@ -434,14 +436,14 @@ async def test_a_gap_is_told_before_what_the_taker_has_for_others(
         crowd(two.port, [["a"]]) as others,
         crowd(one.port, [["a"]] * 3) as heard,
     ):
-        pass_fences, fanout = Taker._pass_fences, two.parts.shared.fanout
+        pass_fences, fanout = fence.pass_fences, two.parts.shared.fanout
 
-        async def then_comes_a_message(self: Taker, topics: Iterable[str]) -> None:
-            await pass_fences(self, topics)
+        async def then_comes_a_message(topics: TopicTable, source: Source, names: Iterable[str]) -> None:
+            await pass_fences(topics, source, names)
             fanout.publish(b"a", b"1")
             asyncio.get_running_loop().call_soon(fanout.publish, b"a", b"2")
 
-        monkeypatch.setattr(Taker, "_pass_fences", then_comes_a_message)
+        monkeypatch.setattr(taker, "pass_fences", then_comes_a_message)
         assert (await move(one, two))[0] == Given(3, {taker.SERVERS: 3}, 0, "")
         own_redis.publish("a", "3")
         await eventually(lambda: all(each.numbers["a"][-1:] == [3] for each in (*heard, *others)), "the last one")
@@ -451,29 +453,40 @@ async def test_a_gap_is_told_before_what_the_taker_has_for_others(
         check_clean(one, two)
 
 
-async def test_nothing_comes_twice_from_a_source_that_is_not_up_and_delivers(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("up", "late", "most"),
+    [
+        pytest.param(False, 0.05, 8.0, id="not up: the nodes of a Cluster deliver that have lost the majority"),
+        pytest.param(True, 1.5, 8.0, id="slow: it answers only when the wait for marks is over"),
+        pytest.param(True, 3.0, 1.0, id="silent: it is given up"),
+    ],
+)
+async def test_nothing_comes_twice_that_the_taker_reads_late(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, up: bool, late: float, most: float
 ) -> None:
-    """The nodes of a Cluster do so that have lost the majority. What the taker reads late the giver has delivered."""
+    """The giver has delivered it."""
     async with (
         serving(redis) as one,
         serving(redis) as two,
         crowd(two.port, [["a"]]) as others,
         crowd(one.port, [["a"]] * 3) as heard,
     ):
-        pass_fences, link = Taker._pass_fences, two.source._wire._transport  # type: ignore[attr-defined]
+        pass_fences, link = fence.pass_fences, two.source._wire._transport  # type: ignore[attr-defined]
 
-        async def then_it_reads(self: Taker, topics: Iterable[str]) -> None:
-            asyncio.get_running_loop().call_later(0.05, link.resume_reading)
-            await pass_fences(self, topics)
+        async def then_it_reads(topics: TopicTable, source: Source, names: Iterable[str]) -> None:
+            asyncio.get_running_loop().call_later(late, link.resume_reading)
+            await pass_fences(topics, source, names)
 
-        monkeypatch.setattr(Taker, "_pass_fences", then_it_reads)
-        monkeypatch.setattr(type(two.source), "up", False)
+        monkeypatch.setattr(taker, "pass_fences", then_it_reads)
+        monkeypatch.setattr(fence, "FENCE_PATIENCE", most)
+        if not up:
+            monkeypatch.setattr(type(two.source), "up", False)
         link.pause_reading()
         redis.publish("a", "1")
         await eventually(lambda: all(each.numbers["a"] == [1] for each in heard), "the first one")
         given, _ = await move(one, two)
         assert (given.moved, sum(given.gaps.values())) == (3, 3)
+        await eventually(lambda: two.source.stream(b"a"), "the link that was given up, if it was")
         redis.publish("a", "2")
         await eventually(lambda: all(each.numbers["a"][-1:] == [2] for each in (*heard, *others)), "the last one")
         assert [each.numbers["a"] for each in heard] == [[1, 2]] * 3
