@@ -154,7 +154,9 @@ class _Elected:
         return ()
 
     def home(self, channel: bytes) -> Server | None:
-        return self._team.master
+        # A Sentinel that is parted from the others may name another one, but wsd believes most of them.
+        master, sentinels = self._team.master, self._team.sentinels
+        return master if sum(each.address is master for each in sentinels) * 2 > len(sentinels) else None
 
     def delivers(self) -> bool:
         return is_reached(self._network, self._team.master)

@@ -53,6 +53,7 @@ class ShardedCluster:
 
     Args:
         nodes: the nodes.
+        heartbeat: seconds between two looks at the topology while there is no link that would notice a dead Redis.
         metrics: counts.
         events: whom to call.
         make_link: makes the link to a node, from its guide, a function that makes a private channel of this node from
@@ -64,12 +65,14 @@ class ShardedCluster:
         self,
         nodes: Nodes,
         *,
+        heartbeat: float,
         metrics: Metrics,
         events: Events,
         make_link: Callable[[Fixed, Callable[[str], bytes], Callable[[], None]], Link],
         name_private: Callable[[str], bytes],
     ) -> None:
         self._nodes = nodes
+        self._heartbeat = heartbeat
         self._metrics = metrics
         self._events = events
         self._make_link = make_link
@@ -206,7 +209,7 @@ class ShardedCluster:
         """
         believed_at = asyncio.get_running_loop().time()
         with suppress(TimeoutError):
-            async with asyncio.timeout(spread(REFRESH_INTERVAL)):
+            async with asyncio.timeout(spread(REFRESH_INTERVAL if self._links else self._heartbeat)):
                 await self._doubted.wait()
         return asyncio.get_running_loop().time() - believed_at >= BELIEVED
 

@@ -64,7 +64,14 @@ def make_source(
     match deployment:
         case Cluster(seeds) if sharded:
             nodes = Nodes(seeds, heartbeat)
-            return ShardedCluster(nodes, metrics=metrics, events=events, make_link=make_link, name_private=name_private)
+            return ShardedCluster(
+                nodes,
+                heartbeat=heartbeat,
+                metrics=metrics,
+                events=events,
+                make_link=make_link,
+                name_private=name_private,
+            )
         case Cluster(seeds):
             return make_link(AnyNode(Nodes(seeds, heartbeat), socket.gethostname()))
         case Sentinel():

@@ -25,6 +25,8 @@ from wsd.source import Events
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 HALF = SLOTS // 2
 
+HEARTBEAT = 0.02
+
 
 def split(low: Place, high: Place, *, ok: bool = True) -> Topology:
     """The lower half of the slots here, the upper there."""
@@ -134,6 +136,7 @@ class House:
         self.lost: list[bytes] = []
         self.cluster = ShardedCluster(
             cast(Nodes, self.nodes),
+            heartbeat=HEARTBEAT,
             metrics=Metrics(),
             events=Events(self.never, self.never, self.never, self.add_lost),
             make_link=self.make_link,
@@ -318,6 +321,18 @@ async def test_a_link_that_fails_is_a_problem_if_it_is_needed() -> None:
         assert house.cluster.problem == "can't connect"
         house.cluster.unsubscribe(LOW)
         assert house.cluster.up
+
+
+async def test_a_dead_cluster_is_noticed_while_nobody_listens() -> None:
+    async with running(split(A, B)) as house:
+        house.nodes.answer = LinkError("nobody answers")
+        await eventually(lambda: house.cluster.problem == "nobody answers", "a look without a reason")
+        house.nodes.answer = split(A, B)
+        await eventually(lambda: house.cluster.up, "a look that succeeds")
+        house.cluster.subscribe(LOW)
+        asked = house.nodes.asked
+        await asyncio.sleep(10 * HEARTBEAT)
+        assert house.nodes.asked <= asked + 1, "the link tells when something is wrong"
 
 
 async def test_the_private_channels_of_a_link_are_in_slots_of_its_node() -> None:
