@@ -146,10 +146,10 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It is dropped when its time has come."""
 
-    def timers(self, process: Process | None = None) -> int:
-        """How many timers wait: of a process, or all."""
+    def timers(self, process: Process) -> int:
+        """How many timers of a process wait, except those that wake a task."""
         waiting = [handle for _, _, handle in self._timers if not handle.cancelled()]
-        return sum(process is None or handle._context.get(PROCESS) is process for handle in waiting)  # type: ignore[attr-defined]
+        return sum(handle._context.get(PROCESS) is process and not _wakes(handle) for handle in waiting)  # type: ignore[attr-defined]
 
     # Running.
 
@@ -351,3 +351,8 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
         except Exception as exc:
             done.set_exception(exc)
         return done
+
+
+def _wakes(handle: asyncio.TimerHandle) -> bool:
+    """Whether a timer is asyncio's own, as behind a sleep and a timeout."""
+    return str(getattr(handle._callback, "__module__", "")).startswith("asyncio.")  # type: ignore[attr-defined]
