@@ -430,12 +430,12 @@ BUGS = (
         ),
     ),
     _bug(
-        "A tick that is late visits only the connections of its own slot; the others are never visited again.",
-        "a worker is frozen for a second; its clients must be pinged, and closed in time, afterwards",
+        "A connection that has gone is visited by the sweep for ever.",
+        "clients leave; in the end a worker may have no more deadlines than connections",
         Change(
-            "deadlines.py",
-            "        for number in range(last + 1, self._tick + 1):\n",
-            "        for number in range(max(last + 1, self._tick), self._tick + 1):\n",
+            "clients/connection.py",
+            "        self._leave()\n        self._shared.sweep.remove(self)\n",
+            "        self._leave()\n",
         ),
     ),
     _bug(

@@ -151,6 +151,11 @@ class Client:
                             acts[habit](connection)
                         break
 
+    def come_or_go(self) -> None:
+        """Come to a topic, or leave one."""
+        if self.connection is not None and self.connection.ready.is_set() and not self.calm:
+            (self._subscribe if self.random.random() < 0.7 else self._unsubscribe)(self.connection)
+
     def _subscribe(self, connection: Connection) -> None:
         topics = self.world.swarm.topics
         connection.ask("subscribe", topics[int(self.random.random() * len(topics))])
@@ -173,8 +178,7 @@ class Client:
 
     def _flood(self, connection: Connection) -> None:
         """Send far more requests than a client may, and perhaps go away then."""
-        for _ in range(800):
-            connection.ask("ping", "", ("pong", "rate_limited"))
+        connection.flood()
         if self.random.random() < 0.3:
             connection.vanish()
 

@@ -29,6 +29,9 @@ PORT = 3000
 BUGS = frozenset((1002, 1003, 1007, 1008, 1009))
 """Close codes for a client that has a bug, and sends rubbish."""
 
+FLOOD = 800
+"""Requests that a client sends at once that sends more than it may."""
+
 MISTAKES = 8
 """Bad requests that a client sends on a connection, at most: with two more it would be closed (max_violations)."""
 
@@ -68,6 +71,7 @@ class Connection(asyncio.Protocol):
         self.reading = True  # whether it reads: some stop for a while
         self.still = False  # whether it does not even send
         self.lazy = False  # whether it never authorizes
+        self.flooded = False  # whether it has sent more than it may
         self.lag: tuple[int, float] = (0, 0.0)  # when it ended: bytes, and seconds, that it was behind
         self.late_at = -LATE  # when it last read a message that was so old
         self._world = world
@@ -149,7 +153,9 @@ class Connection(asyncio.Protocol):
         known = len(self.diary.problems)
         request = self.diary.owed[0] if self.diary.owed else None
         self.diary.received(message, now)
-        if request is not None and (not self.diary.owed or self.diary.owed[0] is not request):
+        if self.diary.owed and self.diary.owed[0] is request:
+            request = None  # this does not answer it
+        if request is not None:
             self._check_reply(request, message)
         if message.get("action") == "message":
             self._check_message(message, now)
@@ -163,9 +169,9 @@ class Connection(asyncio.Protocol):
             self._session = message["session"]
             self.greeted_at = now
             self.ready.set()
-        elif message.get("action") == "session" and self._tokens:
+        elif self._tokens and request is not None and request.action == "authorization":
             token = self._tokens.popleft()
-            if message["message"] == "session authenticated":
+            if message.get("message") == "session authenticated":
                 self.expires, self._permitted = token.expires, token.topics
             elif self.expires == float("inf"):  # it has none yet
                 self.excuses.add(4001)
@@ -211,13 +217,14 @@ class Connection(asyncio.Protocol):
             elif self.transport.can_write_eof():
                 self.transport.write_eof()
 
-    def ask(self, action: str, context: str = "", expected: Collection[str] = ()) -> None:
+    def ask(self, action: str, context: str = "", expected: Collection[str] = (), *, whole: bool = False) -> None:
         """Send a request, perhaps in fragments, and perhaps half a frame now and the rest a little later.
 
         Args:
             action: of the request.
             context: the same.
             expected: what the reply may say; by default what is said if all is well.
+            whole: whether it goes at once, and in one piece.
         """
         if not self.is_open:
             return
@@ -225,20 +232,21 @@ class Connection(asyncio.Protocol):
         request = {"action": action, "session": self._session, "id": number}
         if context:
             request["context"] = context
-        if not expected and action != "ping":
-            expected = (*EXPECTED[action], *self._world.refusals(self))
-            if action == "subscribe":
-                expected = (*expected, "forbidden_topic")  # see _check_reply()
+        expected = (*(expected or EXPECTED[action]), *(("rate_limited",) if self.flooded else ()))
+        if action != "ping":
+            expected = (*expected, *self._world.refusals(self))
+        if action == "subscribe":
+            expected = (*expected, "forbidden_topic")  # see _check_reply()
         self.diary.asks(action, context if action != "authorization" else "", number, expected)
         text, random = orjson.dumps(request), self._random
-        if random.random() < 0.1:
+        if not whole and random.random() < 0.1:
             at = 1 + int(random.random() * (len(text) - 1))
             self._protocol.send_text(text[:at], fin=False)
             self._protocol.send_continuation(text[at:], fin=True)
         else:
             self._protocol.send_text(text)
         data = b"".join(self._protocol.data_to_send())
-        if random.random() < 0.1:
+        if not whole and random.random() < 0.1:
             at = 1 + int(random.random() * (len(data) - 1))
             self.transport.write(data[:at])
             self._halved = True
@@ -262,6 +270,12 @@ class Connection(asyncio.Protocol):
             else:
                 self.ask("authorization", token.text)
 
+    def flood(self) -> None:
+        """Send far more requests than a client may."""
+        self.flooded = True
+        for _ in range(FLOOD):
+            self.ask("ping", whole=True)
+
     def err(self) -> None:
         """Send a bad request. It is refused in its turn."""
         if self.is_open and self._mistakes < MISTAKES:
@@ -269,7 +283,7 @@ class Connection(asyncio.Protocol):
             if self._random.random() < 0.5:
                 self.ask("sing", "", ("unknown_action",))
             else:
-                self.ask("subscribe", "no topic", ("invalid_topic", *self._world.refusals(self)))
+                self.ask("subscribe", "no topic", ("invalid_topic",))
 
     def ping(self) -> None:
         """Send a ping of the protocol."""

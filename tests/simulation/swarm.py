@@ -60,10 +60,13 @@ class Swarm:
     fault_period: float  # seconds between two faults, on average
     longest: float  # seconds that a fault takes at most
     faults: frozenset[str]  # kinds of faults that are on
+    company: float = 0.0  # how likely a fault comes right behind the one before
+    mishap: float = 0.0  # how likely a fault comes at a step of a reload or of a hand-over
     habits: dict[str, float] = field(default_factory=dict)  # seconds between two times, by what clients do
     pace: float = 1.0  # how many times slower everything is that wsd does again and again: in worlds that last long
     leisure: float = 1.0  # the same, of how clients, nodes and Sentinels look after each other
     heartbeat: float = 2.0  # redis_heartbeat, in seconds
+    ping_interval: float = 20.0  # seconds
     max_backlog: int = 256 * 1024
     tokens: tuple[float, float] | None = None  # seconds that a token lives, at least and at most; None: no tokens
     narrow: bool = False  # whether tokens permit only some topics, now and then
@@ -116,10 +119,13 @@ class Swarm:
             fault_period=min(seconds / many, 10 * MINUTE),
             longest=_one_of(random, (2.0, 20.0, 90.0)) * (_one_of(random, (1, 60, 600)) if is_long else 1),
             faults=frozenset(chosen),
+            company=_one_of(random, (0.0, 0.0, 0.2)),
+            mishap=_one_of(random, (0.0, 0.0, 0.05, 0.2)),
             habits={habit: period * slowdown for habit, period in habits.items()},
             pace=pace,
             leisure=leisure,
             heartbeat=_one_of(random, (1.0, 2.0, 5.0)) * max(pace / 2, 1.0),
+            ping_interval=_one_of(random, (5.0, 20.0)) * leisure,
             max_backlog=_one_of(random, (64, 256, 1024)) * 1024,
             tokens=tokens and (tokens[0] * slowdown, tokens[1] * slowdown),
             latency=_one_of(random, (0.0005, 0.0005, 0.02, 0.2)),

@@ -10,6 +10,7 @@ from tests.simulation.chance import EPOCH
 from tests.simulation.loop import Process
 from tests.simulation.network import Endpoint
 from tests.simulation.sites import is_reached
+from wsd.clients.phases import CLOSE_TIMEOUT
 from wsd.redis.vitals import AUDIT_INTERVAL, PAUSED_HEARTBEATS
 
 if TYPE_CHECKING:
@@ -131,6 +132,10 @@ class Watch:
         world, now, leisure = self._world, self._world.loop.now, max(self._world.swarm.pace, 1.0)
         if now < world.calm_since:
             return
+        # Whose close frame is late, or lost, is aborted.
+        late = (
+            AUTH_LATE * leisure + world.slowest + (CLOSE_TIMEOUT if "the_network_is_bad" in world.swarm.faults else 0)
+        )
         overdue: dict[str, float] = {}
         wall = EPOCH + now + world.clock.step
         for client in world.clients:
@@ -143,7 +148,7 @@ class Watch:
                     self._tell(
                         f"{connection.diary.name} is still there, and its token is good no more since {since:.1f}"
                     )
-            if connection.lazy and now - connection.greeted_at > AUTH_TIMEOUT + AUTH_LATE * leisure + world.slowest:
+            if connection.lazy and now - connection.greeted_at > AUTH_TIMEOUT + late:
                 self._tell(f"{connection.diary.name} is still there, and has not authorized")
         self._overdue = overdue
 

@@ -205,7 +205,7 @@ class World:
         self.network = Network(self.loop, Random(f"{seed} network"))
         self.network.usual.latency = (self.swarm.latency / 5, self.swarm.latency)
         # Seconds within which wsd finds out that a client does not answer.
-        self.found_out = 20.0 * self.swarm.leisure + 20.0 + 20.0 + 2 * self.swarm.pace
+        self.found_out = self.swarm.ping_interval + 20.0 + 20.0 + 2 * self.swarm.pace
         self.slowest = self.swarm.latency  # seconds that a packet takes at most
         self.site = make_site(self.swarm.kind, self.loop, self.network)
         self.outcome.kind = self.swarm.kind
@@ -279,7 +279,7 @@ class World:
             "workers": swarm.workers,
             "redis_heartbeat": swarm.heartbeat,
             "max_backlog": swarm.max_backlog,
-            "ping_interval": 20 * swarm.leisure,
+            "ping_interval": swarm.ping_interval,
             "drain_seconds": 5,
             "worker_timeout": 10 if swarm.pace == 1 else 3 * BEAT * swarm.pace,
             "auth": "none",
@@ -432,27 +432,38 @@ class World:
         number = 0
         while self.cut.most is None or number < self.cut.most:
             wait, kind = waits(plan, swarm.fault_period), plan.choice(kinds)
+            if plan.random() < swarm.company:
+                wait = plan.choice((0.0, 0.1, 2.0)) * plan.random()
             if self.loop.now + wait > end:
                 break
             await asyncio.sleep(wait)
-            if number not in self.cut.without:
-                said = FAULTS[kind](self, Random(f"{self.seed} fault {number}"))
-                if said:
-                    self.outcome.happened.append(number)
-                    self.outcome.faults[kind] += 1
-                    self.note(f"FAULT {number}: {said}")
-                    self._publish_around()
+            if number not in self.cut.without and self._break(kind, Random(f"{self.seed} fault {number}"), number):
+                self.outcome.happened.append(number)
             number += 1
         self.outcome.planned = number
 
-    def _publish_around(self) -> None:
-        """Publish a few messages while something is about to change."""
+    def _break(self, kind: str, random: Random, name: object) -> bool:
+        """Let a fault happen; return whether it has broken something."""
+        said = FAULTS[kind](self, random)
+        if said:
+            self.outcome.faults[kind] += 1
+            self.note(f"FAULT {name}: {said}")
+            self._act_around()
+        return bool(said)
+
+    def _act_around(self) -> None:
+        """Publish a few messages while something is about to change, and let a client come or go."""
         random = self._random
         if random.random() < 0.5:
             for _ in range(random.choice((1, 1, 5))):
-                wait = random.choice((0.0, 1.0, 10.0)) * self.slowest * random.random()
                 topic, padding = random.choice(self.swarm.topics), random.choice(self.swarm.padding)
-                self.loop.call_later(wait, self.publish, topic, padding, context=Context())
+                self.loop.call_later(self._soon(), self.publish, topic, padding, context=Context())
+        if self.clients and random.random() < 0.5:
+            self.loop.call_later(self._soon(), random.choice(self.clients).come_or_go, context=Context())
+
+    def _soon(self) -> float:
+        """Seconds in which what is on its way now has not arrived, or just has."""
+        return self._random.choice((0.0, 1.0, 10.0)) * self.slowest * self._random.random()
 
     def excuse(self, client: Client) -> None:
         """Something has gone wrong for which the server may end a client's connection."""
@@ -485,7 +496,11 @@ class World:
         """A process has reached a step: perhaps it dies there, or stands still, and another one dies meanwhile."""
         if self._mended:
             return
-        self._publish_around()
+        self._act_around()
+        if self._dying.random() < self.swarm.mishap:
+            kinds = [kind for kind in FAULTS if kind in self.swarm.faults]
+            kind, random = self._dying.choice(kinds), Random(f"{self.seed} at a step {self._dying.random()}")
+            self.loop.call_later(self._soon(), self._break_at_step, kind, random, step.name, context=Context())
         if self._dying.random() >= self.swarm.deaths.get(step.name, 0.0):
             return
         process = PROCESS.get()
@@ -501,6 +516,10 @@ class World:
         self.stand_still(process, seconds)
         if self._dying.random() < 0.5:
             self.loop.call_later(seconds * self._dying.random(), self._kill_youngest, context=Context())
+
+    def _break_at_step(self, kind: str, random: Random, step: str) -> None:
+        if not self._mended:
+            self._break(kind, random, f"at {step}")
 
     def _kill_youngest(self) -> None:
         """Let the process die that was started last, while another one stands still that may wait for it."""
