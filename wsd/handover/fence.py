@@ -17,10 +17,9 @@ from wsd.source import Source
 
 __all__ = ["FENCE_PATIENCE", "pass_fences"]
 
-FENCE_PATIENCE = 8.0
-"""Seconds until a link that does not answer is made again: what it has yet to bring could come twice. Unless
-redis_heartbeat is longer than by default, a link that is silent is given up before. The giver waits for 10
-(ANSWER_PATIENCE)."""
+FENCE_PATIENCE = 3.0
+"""Seconds until a link that does not answer is made again, because what it has yet to bring could come twice. Nobody
+answers the clients meanwhile that are on their way, so it is given up sooner than by the heartbeat."""
 
 
 async def pass_fences(topics: TopicTable, source: Source, names: Iterable[str]) -> None:

@@ -456,8 +456,8 @@ async def test_a_gap_is_told_before_what_the_taker_has_for_others(
 @pytest.mark.parametrize(
     ("up", "late", "most"),
     [
-        pytest.param(False, 0.05, 8.0, id="not up: the nodes of a Cluster deliver that have lost the majority"),
-        pytest.param(True, 1.5, 8.0, id="slow: it answers only when the wait for marks is over"),
+        pytest.param(False, 0.05, 3.0, id="not up: the nodes of a Cluster deliver that have lost the majority"),
+        pytest.param(True, 1.5, 3.0, id="slow: it answers only when the wait for marks is over"),
         pytest.param(True, 3.0, 1.0, id="silent: it is given up"),
     ],
 )
