@@ -11,6 +11,8 @@ from tests.simulation.loop import Process
 from tests.simulation.network import Endpoint
 from tests.simulation.sites import is_reached
 from wsd.clients.phases import CLOSE_TIMEOUT
+from wsd.handover.fence import FENCE_PATIENCE
+from wsd.handover.marks import CONFIRM_PATIENCE
 from wsd.redis.vitals import AUDIT_INTERVAL, PAUSED_HEARTBEATS
 
 if TYPE_CHECKING:
@@ -132,10 +134,8 @@ class Watch:
         world, now, leisure = self._world, self._world.loop.now, max(self._world.swarm.pace, 1.0)
         if now < world.calm_since:
             return
-        # Whose close frame is late, or lost, is aborted.
-        late = (
-            AUTH_LATE * leisure + world.slowest + (CLOSE_TIMEOUT if "the_network_is_bad" in world.swarm.faults else 0)
-        )
+        # Whose close frame is late, or lost, is aborted. Nobody looks at a connection that is on its way.
+        late = AUTH_LATE * leisure + world.slowest + CLOSE_TIMEOUT + 2 * CONFIRM_PATIENCE + FENCE_PATIENCE
         overdue: dict[str, float] = {}
         wall = EPOCH + now + world.clock.step
         for client in world.clients:
