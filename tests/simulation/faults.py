@@ -234,7 +234,7 @@ def a_client_is_cut_off(world: World, random: Random) -> str:
 def a_burst(world: World, random: Random) -> str:
     """Many messages at once."""
     topic = random.choice(world.swarm.topics)
-    count, padding = random.choice((5, 5, 20, 20, 200)), random.choice((0, 500))
+    count, padding = random.choice((5, 5, 20, 20, 200)), random.choice((0, 500, *world.swarm.padding))
     for _ in range(count):
         world.publish(topic, padding)
     return f"{count} messages at once on {topic}"
@@ -274,7 +274,7 @@ def a_process_stands_still(world: World, random: Random) -> str:
     process = _process(world, random)
     if process is None or process.frozen:
         return ""
-    seconds = min(_span(world, random), 15.0)
+    seconds = min(_span(world, random), 30.0)
     world.stand_still(process, seconds)
     return f"{process} stands still for {seconds:.1f} s"
 

@@ -353,6 +353,16 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
         return done
 
 
+def within(process: Process, call: Callable[[], _Result]) -> _Result:
+    """Call something as if that process did."""
+
+    def call_there() -> _Result:
+        PROCESS.set(process)
+        return call()
+
+    return Context().run(call_there)
+
+
 def _wakes(handle: asyncio.TimerHandle) -> bool:
     """Whether a timer is asyncio's own, as behind a sleep and a timeout."""
     return str(getattr(handle._callback, "__module__", "")).startswith("asyncio.")  # type: ignore[attr-defined]

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.simulation.chance import EPOCH
-from tests.simulation.loop import Process
+from tests.simulation.loop import Process, within
 from tests.simulation.network import Endpoint
 from tests.simulation.sites import is_reached
+from wsd.admin.service import unready
 from wsd.clients.phases import CLOSE_TIMEOUT
 from wsd.handover.fence import FENCE_PATIENCE
 from wsd.handover.marks import CONFIRM_PATIENCE
+from wsd.redis.sentinel import REVIEW_INTERVAL
+from wsd.redis.topology import REFRESH_INTERVAL
 from wsd.redis.vitals import AUDIT_INTERVAL, PAUSED_HEARTBEATS
+from wsd.supervisor import pages
+from wsd.supervisor.autopsy import STACKS_PATIENCE
+from wsd.supervisor.child import Stage
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -37,8 +43,9 @@ DOUBT_MORE = 3.0
 STUCK = 30.0
 """Seconds after which a client is closed that takes nothing of its backlog (max_backlog_age), and gone."""
 
-MISLED = 60.0
-"""Seconds that it may take until wsd hears of another master, where all servers can be reached."""
+MISLED = {"single": 5.0, "sentinel": 2 * REVIEW_INTERVAL, "cluster": 2 * REFRESH_INTERVAL, "classic cluster": 0.0}
+"""Seconds that it may take until wsd hears where a topic is published by now, where all servers can be reached, by the
+kind of site."""
 
 OVERDUE = 60.0
 """Seconds after which a client is closed whose token is good no more."""
@@ -76,6 +83,7 @@ class Watch:
         self._astray: dict[tuple[Process, str], float] = {}  # topics that are subscribed elsewhere, and since when
         self._overdue: dict[str, float] = {}  # connections whose token is good no more, and since when
         self._stuck: dict[Endpoint, tuple[int, float]] = {}  # what a client with a backlog had taken, and since when
+        self._frozen: dict[Process, float] = {}  # workers that stand still, and since when somebody could see that
         self._paused_at = 0.0  # when Redis last let writes wait
 
     @property
@@ -98,6 +106,7 @@ class Watch:
             self._look_at_clients()
             self._look_at_links()
             self._look_at_places()
+            self._look_at_processes()
 
     def _look(self, process: Process, worker: Worker, silent: bool) -> None:
         world, now = self._world, self._world.loop.now
@@ -179,6 +188,7 @@ class Watch:
     def _look_at_places(self) -> None:
         """Who is ready listens where messages are published, or soon will."""
         world, now, seen = self._world, self._world.loop.now, self._astray
+        misled = MISLED[world.site.kind] * world.swarm.leisure + self._doubt
         self._astray = {}
         if not all(is_reached(world.network, server) and not server.loading for server in world.site.servers):
             return
@@ -194,8 +204,27 @@ class Watch:
                 if any(client.name.endswith(b":%d" % process.pid) for client in there):
                     continue
                 since = self._astray[process, topic] = seen.get((process, topic), now)
-                if now - since > MISLED * world.swarm.leisure + self._doubt + AUDIT_INTERVAL:
+                is_near = any(client.name.endswith(b":%d" % process.pid) for client in home.clients)
+                if now - since > misled + (AUDIT_INTERVAL if is_near else 0):
                     self._tell(f"{process} says 200, and {topic} is not subscribed at {home.process}")
+
+    def _look_at_processes(self) -> None:
+        """A worker that stands still is told of, and put down, unless the supervisor stands still, too."""
+        service, now, seen = self._world.service, self._world.loop.now, self._frozen
+        supervisor, team, pace = service.supervisor, service.team, self._world.swarm.pace
+        self._frozen = {}
+        if supervisor is None or supervisor.frozen or team is None or not team.complete.is_set():
+            return
+        seated = {seat.child.pid for seat in team.seats if seat.child is not None and seat.child.stage is Stage.READY}
+        for process, _ in service.serving:
+            if not process.frozen or process.pid not in seated:
+                continue
+            since = self._frozen[process] = max(seen.get(process, now), supervisor.thawed)
+            timeout = self._world.settings().worker_timeout
+            if now - since > timeout / 2 + 1 + pace and not within(supervisor, lambda: unready(pages.standing(team))):
+                self._tell(f"{process} stands still since {since:.1f}, and /readyz of the service says 200")
+            if now - since > timeout + STACKS_PATIENCE + 3 + 2 * pace:
+                self._tell(f"{process} stands still since {since:.1f}, and nobody has put it down")
 
     def _tell(self, what: str) -> None:
         if what not in self._told:

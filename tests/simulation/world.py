@@ -59,6 +59,9 @@ QUIET = 20.0
 ACCIDENT = 120.0
 """Seconds for which a process of wsd that has died or stood still may cost clients the connection."""
 
+WORST = 2
+"""How bad it is that the supervisor dies, or that a process stands still. That a worker dies is half as bad."""
+
 CALM = 60.0
 """Seconds after a process of wsd has died or stood still in which its clocks are late, and much is read at once."""
 
@@ -223,10 +226,9 @@ class World:
         self._contested: dict[str, list[tuple[int, Server | None]]] = {topic: [] for topic in self.swarm.topics}
         self.deaf: dict[Redis, float] = {}  # clients of a Redis that has forgotten what they had subscribed, and when
         self.accident = -ACCIDENT  # when a process of wsd last died or stood still
+        self._blows: list[tuple[float, int]] = []  # when that has happened, and how bad it was
         # Whether no fault is on that a link to Redis may be lost for.
-        self._is_redis_well = (
-            self.swarm.output_limits is None and self.swarm.latency < 0.1 and not self.swarm.faults & AGAINST_REDIS
-        )
+        self._is_redis_well = self.swarm.output_limits is None and not self.swarm.faults & AGAINST_REDIS
         self._publishing = True
         self._mended = False  # whether nothing goes wrong any more
         self._dying = Random(f"{seed} deaths")
@@ -237,7 +239,7 @@ class World:
         for (module, name), (usual, small) in BOUNDS.items():
             setattr(module, name, small if self.swarm.tight else usual)
         wsd.pipe.PACKET = PACKET if self.swarm.pipe is None else self.swarm.pipe[0]
-        self.service = Service(self.loop, self.network, WSD, self._settings, self._reached, self._dies)
+        self.service = Service(self.loop, self.network, WSD, self.settings, self._reached, self._dies)
         if self.swarm.pipe is not None:
             self.service.kernel.capacity = self.swarm.pipe[1]
 
@@ -270,7 +272,8 @@ class World:
         text = "".join(traceback.format_exception(exc)) if exc is not None else ""
         self.problem(f"{process}: {context.get('message')} {context.get('task', '')} {text}")
 
-    def _settings(self) -> Settings:
+    def settings(self) -> Settings:
+        """The settings of wsd."""
         swarm = self.swarm
         values: dict[str, Any] = {
             "redis_url": self.site.url,
@@ -478,16 +481,24 @@ class World:
 
     def _dies(self, process: Process) -> None:
         """A process of wsd is about to die; those whose sockets it had may be closed, all if it is the supervisor."""
-        self.accident = self.loop.now
+        self._note_accident(WORST if process is self.service.supervisor else 1)
         for client in self.clients:
             connection = client.connection
             peer = connection.peer() if connection is not None else None
             if connection is not None and (peer is None or self.service.costs(process, peer)):
                 connection.excuses.add(1006)
 
+    def _note_accident(self, how_bad: int) -> None:
+        self.accident = self.loop.now
+        self._blows.append((self.loop.now, how_bad))
+
+    def _is_shaken(self, when: float) -> bool:
+        """Whether so much has happened to wsd that it may send clients away. One worker that dies is no reason."""
+        return sum(how_bad for at, how_bad in self._blows if 0 <= when - at < ACCIDENT) >= WORST
+
     def stand_still(self, process: Process, seconds: float) -> None:
         """Let a process of wsd stand still for a while. It may be put down for that."""
-        self.accident = self.loop.now
+        self._note_accident(WORST)
         for client in self.clients:
             self.excuse(client)
         self.service.freeze(process, seconds)
@@ -616,7 +627,7 @@ class World:
         match code:
             case 1012 if self.service.leaderless(end.when):
                 return True
-            case 1012 | 1006 if end.when - self.accident < ACCIDENT:
+            case 1012 | 1006 if self._is_shaken(end.when):
                 return code == 1012 or 1012 in connection.excuses  # who does not take the close frame is aborted
             case 4008 | 1006 if size > self.swarm.max_backlog - HELD or age > LATE:
                 return True
