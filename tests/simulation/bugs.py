@@ -1,9 +1,10 @@
 """Bugs that are planted one by one, to see whether the simulation finds them: ``python -m tests.simulation.bugs``.
 
 Each is a slip that a programmer may make on the way from Redis to the client, and breaks a promise to clients or to
-operators. For each, wsd is copied into a temporary folder, the bug is put into the copy, and worlds of the seeds 1, 2,
-3, … are played with the copy until something is wrong in one that is well without the bug. A bug that is not found in
-ten minutes says what the worlds lack: a fault, a habit of clients, or something that nobody looks at.
+operators. For each, wsd is copied into a temporary folder, the bug is put into the copy, and the worlds that last for
+less than an hour, or the others, are played with the copy, in the order of their seeds, until something is wrong in one
+that is well without the bug. A bug that is not found in ten minutes says what the worlds lack: a fault, a habit of
+clients, or something that nobody looks at.
 
 The pieces of text that the bugs replace are held to the code by `tests/simulation/test_bugs.py`.
 """
@@ -29,7 +30,7 @@ from typing import IO, NamedTuple, cast
 
 from tests import ROOT
 
-__all__ = ["BUGS", "CONTROL", "Bug", "Change", "Finding", "Played", "plant", "play_with", "search", "shorter", "table"]
+__all__ = ["BUGS", "CONTROL", "Bug", "Change", "Finding", "Played", "plant", "play_with", "search", "seeds", "table"]
 
 
 class Change(NamedTuple):
@@ -47,10 +48,11 @@ class Bug:
     name: str  # what is wrong, in a sentence
     shown_by: str  # what must happen in a world, and what somebody must look at, for it to be seen
     changes: tuple[Change, ...]
+    is_slow: bool = False  # whether it needs a world that lasts for hours
 
 
-def _bug(name: str, shown_by: str, *changes: Change) -> Bug:
-    return Bug(name, shown_by, changes)
+def _bug(name: str, shown_by: str, *changes: Change, is_slow: bool = False) -> Bug:
+    return Bug(name, shown_by, changes, is_slow)
 
 
 BUGS = (
@@ -69,6 +71,7 @@ BUGS = (
             'first one."""\n        self._bound = self._first',
             'first one."""\n        self._failures = 0',
         ),
+        is_slow=True,
     ),
     _bug(
         "A Sentinel that refuses the connection ends the task that follows it, and with it the worker.",
@@ -777,7 +780,7 @@ class Finding:
         return f"{said}: {self.bug.name}\n    {self.problem or self.bug.shown_by}"
 
 
-def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterable[int] | None = None) -> Finding:
+def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterable[int]) -> Finding:
     """Play worlds that are well without a bug until one has something wrong.
 
     Args:
@@ -785,37 +788,34 @@ def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterabl
         play: plays a world with it.
         unchanged: plays a world without it.
         seconds: of CPU, after which it is not found.
-        seeds: of the worlds; None: 1, 2, 3, …
+        seeds: of the worlds.
     """
     finding = Finding(bug)
-    for seed in count(1) if seeds is None else seeds:
+    for seed in seeds:
         if finding.cpu >= seconds:
             break
-        if unchanged(seed).problems:
-            finding.skipped += 1
-            continue
         played = play(seed)
         finding.worlds += 1
         finding.virtual += played.virtual
         finding.cpu += played.cpu
-        if played.problems:
-            finding.seed, finding.problem = seed, played.problems[0]
-            break
+        if not played.problems:
+            continue
+        if unchanged(seed).problems:
+            finding.skipped += 1
+            continue
+        finding.seed, finding.problem = seed, played.problems[0]
+        break
     return finding
 
 
-def shorter(longest: float) -> Iterator[int]:
-    """The seeds of worlds in which things go wrong for so many seconds at most: those that last for days cost more.
-
-    Args:
-        longest: seconds of virtual time.
-    """
+def seeds(*, slow: bool) -> Iterator[int]:
+    """The seeds of the worlds that last for an hour or more, or of all others, from 1 on."""
     from tests.simulation.faults import KINDS
-    from tests.simulation.swarm import Swarm
+    from tests.simulation.swarm import HOUR, Swarm
     from tests.simulation.world import STEPS
 
     drawn = ((seed, Swarm.drawn(Random(f"{seed} swarm"), KINDS, STEPS)) for seed in count(1))
-    return (seed for seed, swarm in drawn if swarm.seconds <= longest)
+    return (seed for seed, swarm in drawn if (swarm.seconds >= HOUR) is slow)
 
 
 def table(findings: Sequence[Finding]) -> str:
@@ -857,7 +857,6 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="bugs whose names have all these words")
     parser.add_argument("--minutes", type=float, default=10, help="of CPU for each bug (default: 10)")
-    parser.add_argument("--longest", type=float, help="play no worlds that last for more seconds of virtual time")
     parser.add_argument("--jobs", type=int, default=1, help="bugs at the same time (default: 1)")
     parser.add_argument("--table", action="store_true", help="print the table of the README in the end")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -878,8 +877,7 @@ def main() -> int:
 
         def look_for(bug: Bug) -> Finding:
             with plant(bug) as folder, play_with(folder) as play:
-                seeds = None if args.longest is None else shorter(args.longest)
-                return search(bug, play, play_unchanged, args.minutes * 60, seeds)
+                return search(bug, play, play_unchanged, args.minutes * 60, seeds(slow=bug.is_slow))
 
         pool = stack.enter_context(ThreadPoolExecutor(args.jobs))
         for done in as_completed([pool.submit(look_for, bug) for bug in chosen]):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests import ROOT
-from tests.simulation.bugs import BUGS, CONTROL, Bug, Played, plant, play_with, search, shorter, table
+from tests.simulation.bugs import BUGS, CONTROL, Bug, Played, plant, play_with, search, seeds, table
 
 LEAST = 15
 """Bugs at the least."""
@@ -55,7 +56,7 @@ def test_a_bug_is_found() -> None:
         plant(None) as unplanted,
         play_with(unplanted) as unchanged,
     ):
-        finding = search(EASY, play, unchanged, seconds=60, seeds=shorter(600))
+        finding = search(EASY, play, unchanged, seconds=60, seeds=seeds(slow=False))
         assert finding.seed is not None
         assert finding.problem in play(finding.seed).problems, "the same seed shows the same"
         assert not unchanged(finding.seed).problems
@@ -65,15 +66,17 @@ WELL, ILL = Played((), virtual=10.0, cpu=1.0), Played(("something is wrong", "an
 
 
 def test_what_is_wrong_without_the_bug_does_not_count() -> None:
-    finding = search(EASY, lambda seed: WELL if seed == 2 else ILL, lambda seed: ILL if seed in (1, 3) else WELL, 60)
-    assert (finding.seed, finding.worlds, finding.skipped) == (4, 2, 2)
-    assert (finding.virtual, finding.cpu) == (30.0, 3.0)
+    finding = search(
+        EASY, lambda seed: WELL if seed == 2 else ILL, lambda seed: ILL if seed in (1, 3) else WELL, 60, count(1)
+    )
+    assert (finding.seed, finding.worlds, finding.skipped) == (4, 4, 2)
+    assert (finding.virtual, finding.cpu) == (70.0, 7.0)
     assert finding.problem == "something is wrong"
-    assert table([finding]).splitlines()[2] == f"| {EASY.name} | 4 | 2 | 30 s | 3 s | something is wrong |"
+    assert table([finding]).splitlines()[2] == f"| {EASY.name} | 4 | 4 | 70 s | 7 s | something is wrong |"
 
 
 def test_a_bug_that_shows_in_no_world_is_given_up() -> None:
-    finding = search(EASY, lambda seed: WELL, lambda seed: WELL, seconds=3)
+    finding = search(EASY, lambda seed: WELL, lambda seed: WELL, 3, count(1))
     assert (finding.seed, finding.worlds) == (None, 3)
     assert "not found" in table([finding])
     assert EASY.shown_by in table([finding])
