@@ -100,6 +100,7 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._made = 0  # timers so far
+        self.worked = 0  # callbacks so far
         self._running = False
         self._stopping = False
         self._closed = False
@@ -185,6 +186,7 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
             self._jump()
         while timers and timers[0][0] <= self.now:
             ready.append(heapq.heappop(timers)[2])
+        self.worked += len(ready)
         for _ in range(len(ready)):
             handle: Any = ready.popleft()
             if handle._cancelled:

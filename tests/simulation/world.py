@@ -62,6 +62,9 @@ ACCIDENT = 120.0
 WORST = 2
 """How bad it is that the supervisor dies, or that a process stands still. That a worker dies is half as bad."""
 
+MOST_WORK = 1_500_000
+"""Callbacks of the loop after which nothing goes wrong any more: the work of half a minute of one core."""
+
 CALM = 60.0
 """Seconds after a process of wsd has died or stood still in which its clocks are late, and much is read at once."""
 
@@ -437,7 +440,7 @@ class World:
             wait, kind = waits(plan, swarm.fault_period), plan.choice(kinds)
             if plan.random() < swarm.company:
                 wait = plan.choice((0.0, 0.1, 2.0)) * plan.random()
-            if self.loop.now + wait > end:
+            if self.loop.now + wait > end or self.loop.worked > MOST_WORK:
                 break
             await asyncio.sleep(wait)
             if number not in self.cut.without and self._break(kind, Random(f"{self.seed} fault {number}"), number):
