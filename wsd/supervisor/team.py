@@ -257,9 +257,9 @@ class Team:
             await asyncio.sleep(TICK)
             late = self._loop.time() - due
             if late > TICK:
-                # It is the supervisor who has stood still: what the workers have said meanwhile is not read yet.
+                # It is the supervisor who has stood still: what the workers have said meanwhile may not be read yet.
                 for child in self.children:
-                    child.heard += late
+                    child.heard = min(child.heard + late, self._loop.time())
             logs.tick()
             for child in self.children:
                 silence = self._loop.time() - child.heard
@@ -270,7 +270,8 @@ class Team:
     def patience(self, child: Child) -> float:
         """Seconds that a worker may be silent."""
         least = self.chosen.worker_timeout if self.chosen is not None else 0.0
-        return least if child.report is not None else max(least, START_PATIENCE)
+        has_begun = child.report is not None or child.stage >= Stage.READY
+        return least if has_begun else max(least, START_PATIENCE)
 
     def lives(self) -> bool:
         """Whether the event loop of every worker turns."""

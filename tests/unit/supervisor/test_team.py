@@ -1,12 +1,17 @@
-"""Who gets a place: not a process that has ended already."""
+"""Who gets a place: not a process that has ended already. And who is put down."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import cast
+
+import pytest
 
 from wsd.metrics import Metrics
 from wsd.pipe import pair
+from wsd.supervisor import team as module
+from wsd.supervisor.child import Stage
 from wsd.supervisor.launch import Launched, Launcher
 from wsd.supervisor.team import Seat, Team
 
@@ -42,5 +47,40 @@ def test_a_first_worker_that_has_ended_before_the_start_is_replaced() -> None:
         await asyncio.sleep(0.01)
         assert launcher.launches == 1
         seat.timer.cancel()
+
+    asyncio.run(play())
+
+
+def test_a_worker_that_is_ready_need_not_have_reported_to_be_put_down() -> None:
+    async def play() -> None:
+        team = Team(cast(Launcher, Deaf()), Metrics(), -1)
+        ours, theirs = pair()
+        child = team.adopt(Launched(NOBODY, ours))
+        assert team.patience(child) == module.START_PATIENCE
+        child.stage = Stage.READY
+        assert team.patience(child) == 0.0, "no settings are known yet"
+        theirs.close()
+
+    asyncio.run(play())
+
+
+def test_a_supervisor_that_has_stood_still_hears_nothing_from_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it hears first thing afterwards is no older than that."""
+
+    async def play() -> None:
+        monkeypatch.setattr(module, "TICK", 0.01)
+        monkeypatch.setattr(module, "START_PATIENCE", 60.0)
+        loop = asyncio.get_running_loop()
+        team = Team(cast(Launcher, Deaf()), Metrics(), -1)
+        ours, theirs = pair()
+        child = team.adopt(Launched(NOBODY, ours))
+        watching = loop.create_task(team.watch())
+        await asyncio.sleep(0.05)
+        time.sleep(0.2)  # noqa: ASYNC251 - it stands still
+        child.heard = loop.time()
+        await asyncio.sleep(0.02)
+        assert child.heard <= loop.time()
+        watching.cancel()
+        theirs.close()
 
     asyncio.run(play())
