@@ -22,6 +22,7 @@ from wsd.supervisor.autopsy import STACKS_PATIENCE
 from wsd.supervisor.child import Stage
 
 if TYPE_CHECKING:
+    from tests.simulation.redis import Client as Redis
     from tests.simulation.world import World
     from wsd.worker.worker import Worker
 
@@ -178,12 +179,20 @@ class Watch:
             return
         for server in world.site.servers:
             for client in server.clients:
+                wanted = self._wanted_by(client)
                 for channel, since in client.forgotten.items():
-                    if not is_reached(world.network, server) or server.is_paused():
+                    if not is_reached(world.network, server) or server.is_paused() or channel not in wanted:
                         client.forgotten[channel] = now
                     elif now - since > AUDIT_INTERVAL + self._doubt + world.swarm.heartbeat:
                         client.forgotten[channel] = now
                         self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
+
+    def _wanted_by(self, client: Redis) -> set[bytes]:
+        """The channels of topics that a worker wants, if this client of a Redis is its link."""
+        for process, worker in self._world.service.serving:
+            if client.name.endswith(b":%d" % process.pid):
+                return {topic.encode() for topic, held in worker.topics._topics.items() if held.wanted}
+        return set()
 
     def _look_at_places(self) -> None:
         """Who is ready listens where messages are published, or soon will."""
@@ -219,7 +228,7 @@ class Watch:
         for process, _ in service.serving:
             if not process.frozen or process.pid not in seated:
                 continue
-            since = self._frozen[process] = max(seen.get(process, now), supervisor.thawed)
+            since = self._frozen[process] = max(seen.get(process, now), supervisor.since, supervisor.thawed)
             timeout = self._world.settings().worker_timeout
             if now - since > timeout / 2 + 1 + pace and not within(supervisor, lambda: unready(pages.standing(team))):
                 self._tell(f"{process} stands still since {since:.1f}, and /readyz of the service says 200")
