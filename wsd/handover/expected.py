@@ -63,7 +63,7 @@ class Expected:
         self.number = int(message["cohort"])
         self.topics: list[str] = list(message["topics"])
         self.streams: dict[bytes, list[str]] = {}  # by the channel of its mark: the topics that come by it
-        self.stream: dict[str, bytes] = dict.fromkeys(self.topics, NO_STREAM)  # of each topic
+        self.stream: dict[str, bytes] = dict.fromkeys(self.topics, NO_STREAM)  # by the topic: whose stand-ins keep it
         for name, places in message["streams"].items():
             channel = channel_of(name)
             self.streams[channel] = [self.topics[place] for place in places]
@@ -73,7 +73,7 @@ class Expected:
         self.wanted = {
             int(number): [self.topics[place] for place in places] for number, places in message["clients"].items()
         }
-        # One for each client and stream: a stream whose cut turns out to be unknown begins anew.
+        # One for each client and stream, because a stream may turn out to be cut at an unknown place.
         self.standins: dict[int, dict[bytes, StandIn]] = {}
         self.listeners: dict[str, list[int]] = {topic: [] for topic in self.topics}
         for number, topics in self.wanted.items():
@@ -97,8 +97,20 @@ class Expected:
         """The stand-ins that listen to topics of a stream."""
         return [standins[stream] for standins in self.standins.values() if stream in standins]
 
-    def begin_anew(self, stream: bytes) -> None:
-        """Forget what was kept of a stream, and what is on its way to who kept it."""
+    def drop(self, stream: bytes) -> None:
+        """Forget a stream, what was kept of it, and what is on its way to who kept it."""
+        del self.streams[stream], self.cut[stream]
         for standins in self.standins.values():
-            if stream in standins:
-                standins[stream] = StandIn(self._bounds)
+            standins.pop(stream, None)
+
+    def keep_with(self, topic: str, group: bytes) -> None:
+        """Let one stand-in keep a topic and others, in the order in which they come.
+
+        Args:
+            topic: the topic, in which no stand-in listens.
+            group: the channel of their stream's mark, or another name.
+        """
+        self.stream[topic] = group
+        for number in self.listeners[topic]:
+            if number in self.standins:
+                self.standins[number].setdefault(group, StandIn(self._bounds))

@@ -330,8 +330,7 @@ class Taker:
                 for standin in cohort.of(topic):
                     self._topics.leave(topic, standin)
                 cohort.heard.discard(topic)
-            cohort.begin_anew(stream)
-            del cohort.streams[stream], cohort.cut[stream]
+            cohort.drop(stream)
         for topic in missed & cohort.heard:
             self._note_gap(cohort, topic, AWAY)
             self._tell_of_gap(topic, cohort.of(topic))
@@ -344,11 +343,20 @@ class Taker:
 
     def _listen_with_gap(self, cohort: Expected, topics: Iterable[str], missed: Collection[str]) -> None:
         for topic in topics:
-            self._listen(cohort, topic)
             self._note_gap(cohort, topic, AWAY if topic in missed else self._why_unknown(cohort, topic))
+            cohort.keep_with(topic, self._group(cohort, topic))
+            self._listen(cohort, topic)
             if not self._source.missed(self._topics.channel(topic)):
                 # Not by the fan-out, because it may have messages already that have come since the barrier was made.
                 self._tell_of_gap(topic, cohort.of(topic))
+
+    def _group(self, cohort: Expected, topic: str) -> bytes:
+        """Say with which others a topic must be kept, because all of them come by one link."""
+        known = {self._source.stream(mark): mark for mark in cohort.streams}
+        if len(self._source.links) == 1:
+            return next(iter(known.values()), NO_STREAM)
+        stream = self._source.stream(self._topics.channel(topic))
+        return known.get(stream, stream.encode())
 
     def _tell_of_gap(self, topic: str, standins: Sequence[StandIn]) -> None:
         """Keep the notice before everything that comes of a topic."""

@@ -26,6 +26,7 @@ class Heard:
         self.client = client
         self.topics = list(topics)
         self.numbers: dict[str, list[int]] = defaultdict(list)  # by topic
+        self.messages: list[tuple[str, int]] = []  # the same, of all topics
         self.gaps: dict[str, list[int]] = defaultdict(list)  # by topic: the last number before each gap notice
         self.others: list[Any] = []  # replies, in their order
         self.closed: Closed | None = None
@@ -37,6 +38,7 @@ class Heard:
                 message = await self.client.receive()
                 if message["action"] == "message":
                     self.numbers[message["topic"]].append(message["snapshot"])
+                    self.messages.append((message["topic"], message["snapshot"]))
                 elif message["action"] == "gap":
                     self.gaps[message["topic"]].append((self.numbers[message["topic"]] or [0])[-1])
                 else:

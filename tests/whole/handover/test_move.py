@@ -453,6 +453,30 @@ async def test_a_gap_is_told_before_what_the_taker_has_for_others(
         check_clean(one, two)
 
 
+async def test_the_order_holds_across_topics_whose_cut_is_known_and_unknown(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept together until the connection has come."""
+    async with serving(redis) as one, serving(redis) as two, crowd(one.port, [["a", "b"]] * 2) as heard:
+        stream, fanout = one.source.stream, two.parts.shared.fanout
+
+        def publish(step: Step) -> None:
+            if step is Step.TAKER_CUT:
+                for number, topic in enumerate((b"b", b"a", b"b", b"a"), start=1):
+                    fanout.publish(topic, b"%d" % number)
+                asyncio.get_running_loop().call_soon(fanout.publish, b"a", b"5")
+                asyncio.get_running_loop().call_soon(fanout.publish, b"b", b"6")
+
+        monkeypatch.setattr(taker, "reached", publish)
+        monkeypatch.setattr(one.source, "stream", lambda channel: "" if channel == b"b" else stream(channel))
+        assert (await move(one, two))[0] == Given(2, {taker.AWAY: 2}, 0, "")
+        await eventually(lambda: all(len(each.messages) == 6 for each in heard), "the messages")
+        for each in heard:
+            assert each.messages == [("b", 1), ("a", 2), ("b", 3), ("a", 4), ("a", 5), ("b", 6)]
+            assert (each.gaps["a"], each.gaps["b"]) == ([], [0])
+        check_clean(one, two)
+
+
 @pytest.mark.parametrize(
     ("up", "late", "most"),
     [
