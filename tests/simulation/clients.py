@@ -151,10 +151,12 @@ class Client:
                             acts[habit](connection)
                         break
 
-    def come_or_go(self) -> None:
-        """Come to a topic, or leave one."""
-        if self.connection is not None and self.connection.ready.is_set() and not self.calm:
-            (self._subscribe if self.random.random() < 0.7 else self._unsubscribe)(self.connection)
+    def come_or_go(self, topic: str) -> None:
+        """Come to a topic, or leave it."""
+        connection = self.connection
+        if connection is not None and connection.ready.is_set() and not self.calm:
+            leaves = connection.diary.listening(topic) and self.random.random() < 0.5
+            connection.ask("unsubscribe" if leaves else "subscribe", topic)
 
     def _subscribe(self, connection: Connection) -> None:
         topics = self.world.swarm.topics

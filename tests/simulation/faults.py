@@ -145,7 +145,7 @@ def redis_fails_over(world: World, random: Random) -> str:
 @_fault("Redis")
 def topics_move(world: World, random: Random) -> str:
     """Topics move to another server."""
-    return world.site.move(random)
+    return world.site.move(random, random.choice(world.swarm.topics).encode())
 
 
 @_fault("Redis")

@@ -206,6 +206,7 @@ class Server:
         self.port = port
         self.process = Process(f"redis {host}:{port}", host)
         self.context = Context()  # in which what happens to it runs
+        self.on_command: Callable[[Client, list[bytes]], object] = lambda client, words: None  # has been carried out
         # How it is configured.
         self.version = (7, 0, 15)  # only what follows from it: see SELF_LATER and COUNTS_OVERRUNS
         self.mode = b"standalone"
@@ -478,6 +479,7 @@ class Server:
             command.run(self, client, words[2 if "|" in name else 1 :])
         except Error as exc:
             client.send(exc)
+        self.on_command(client, words)
         if client.asking and words[0].upper() != b"ASKING":
             client.asking = False
 

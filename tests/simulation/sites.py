@@ -14,6 +14,7 @@ from tests.simulation.loop import SimulatedLoop
 from tests.simulation.network import Network
 from tests.simulation.redis import Error, Server
 from tests.simulation.sentinel import Sentinel, Sentinels
+from wsd.redis.slots import SLOTS, key_slot
 
 __all__ = ["KINDS", "Site", "is_reached", "make_site"]
 
@@ -71,8 +72,8 @@ class Site(Protocol):
         """Let a replica become the master of something; return what happened, "" if nothing could."""
         ...
 
-    def move(self, random: Random) -> str:
-        """Move topics to another server; return what happened, "" if nothing could."""
+    def move(self, random: Random, channel: bytes) -> str:
+        """Move a channel, and others, to another server; return what happened, "" if nothing could."""
         ...
 
     def fix(self) -> None:
@@ -122,7 +123,7 @@ class _Single:
     def fail_over(self, random: Random) -> str:
         return ""
 
-    def move(self, random: Random) -> str:
+    def move(self, random: Random, channel: bytes) -> str:
         return ""
 
     def fix(self) -> None:
@@ -148,7 +149,9 @@ class _Elected:
         return (*self._servers, *self._team.sentinels)
 
     def publish(self, channel: bytes, payload: bytes) -> bool | None:
-        return _publish(self._team.master, channel, payload) and _known(self._servers, channel)
+        if not _publish(self._team.master, channel, payload):
+            return False
+        return None if self.home(channel) is None else _known(self._servers, channel)
 
     def claimants(self, channel: bytes) -> Sequence[Server]:
         return ()
@@ -171,7 +174,7 @@ class _Elected:
         leader = random.choice(leaders)
         return f"SENTINEL FAILOVER at {leader.host}" if self._team.fail_over(leader) else ""
 
-    def move(self, random: Random) -> str:
+    def move(self, random: Random, channel: bytes) -> str:
         return ""
 
     def fix(self) -> None:
@@ -256,11 +259,11 @@ class _Sharded:
         self._cluster.fail_over(replica)
         return f"CLUSTER FAILOVER TAKEOVER at {replica.host}"
 
-    def move(self, random: Random) -> str:
+    def move(self, random: Random, channel: bytes) -> str:
         masters = [node for node in self._cluster.nodes if node.master is None and node.works]
         if not masters:
             return ""
-        to, first = random.choice(masters), random.randrange(16_000)
+        to, first = random.choice(masters), min(max(key_slot(channel) - random.randrange(384), 0), SLOTS - 384)
         slots, seconds = range(first, first + 384), random.choice((0.0, 5.0)) * random.random()
         if seconds:
             self._cluster.migrate(slots, to)

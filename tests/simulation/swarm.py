@@ -61,7 +61,7 @@ class Swarm:
     longest: float  # seconds that a fault takes at most
     faults: frozenset[str]  # kinds of faults that are on
     company: float = 0.0  # how likely a fault comes right behind the one before
-    mishap: float = 0.0  # how likely a fault comes at a step of a reload or of a hand-over
+    mishap: float = 0.0  # how likely a fault comes at a step of a reload or of a hand-over, or at a command to Redis
     habits: dict[str, float] = field(default_factory=dict)  # seconds between two times, by what clients do
     pace: float = 1.0  # how many times slower everything is that wsd does again and again: in worlds that last long
     leisure: float = 1.0  # the same, of how clients, nodes and Sentinels look after each other
@@ -91,10 +91,10 @@ class Swarm:
         seconds = _one_of(random, (*[10.0] * 2, *[MINUTE] * 8, *[5 * MINUTE] * 6, *[30 * MINUTE] * 2, 6 * HOUR, DAY))
         seconds *= 0.5 + random.random()
         many = _one_of(random, (30, 300, 1000, 2000) if seconds < HOUR else (50, 200, 500))
-        # All that goes wrong may be of a kind: some mistakes show only where everything else is well.
+        # All that goes wrong may be of a kind, or be one thing: some mistakes show only where everything else is well.
         kinds = [random.choice(list(faults.values()))] if random.random() < 0.4 else faults.values()
-        some = [fault for kind in kinds for fault in kind]
-        chosen = [fault for fault in some if random.random() < 0.5] or [random.choice(some)]
+        some, share = [fault for kind in kinds for fault in kind], _one_of(random, (0.5, 0.5, 0.2, 0.0))
+        chosen = [fault for fault in some if random.random() < share] or [random.choice(some)]
         habits = {
             habit: least + (most - least) * random.random()
             for habit, (least, most) in HABITS.items()

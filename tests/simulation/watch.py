@@ -44,7 +44,7 @@ DOUBT_MORE = 3.0
 STUCK = 30.0
 """Seconds after which a client is closed that takes nothing of its backlog (max_backlog_age), and gone."""
 
-MISLED = {"single": 5.0, "sentinel": 2 * REVIEW_INTERVAL, "cluster": 2 * REFRESH_INTERVAL, "classic cluster": 0.0}
+MISLED = {"single": 5.0, "sentinel": REVIEW_INTERVAL + 5, "cluster": 2 * REFRESH_INTERVAL, "classic cluster": 0.0}
 """Seconds that it may take until wsd hears where a topic is published by now, where all servers can be reached, by the
 kind of site."""
 

@@ -7,6 +7,7 @@ import logging
 import re
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from random import Random
@@ -129,6 +130,9 @@ BOUNDS = {
 }
 """Bounds of wsd, and how small they are in a world where they shall be reached."""
 
+COMMANDS = dict.fromkeys((b"SUBSCRIBE", b"UNSUBSCRIBE", b"SSUBSCRIBE", b"SUNSUBSCRIBE"), 0.3)
+"""How likely something else happens while the answer to a command is on its way; less likely if it is another one."""
+
 PACKET = wsd.pipe.PACKET
 
 STEPS = [step.name for kind in (Move, Reload) for step in kind]
@@ -217,6 +221,7 @@ class World:
         self.outcome.kind = self.swarm.kind
         for server in self.site.servers:
             server.version = self.swarm.version
+            server.on_command = self._commanded
             server.output_limits = self.swarm.output_limits or server.output_limits
             if isinstance(server, cluster.Node):
                 server.pubsub_when_down = self.swarm.pubsub_when_down
@@ -231,9 +236,11 @@ class World:
         self.accident = -ACCIDENT  # when a process of wsd last died or stood still
         self._blows: list[tuple[float, int]] = []  # when that has happened, and how bad it was
         # Whether no fault is on that a link to Redis may be lost for.
-        self._is_redis_well = self.swarm.output_limits is None and not self.swarm.faults & AGAINST_REDIS
+        # Whether so much comes at once that links and clients may not keep up.
+        self._is_flooded = "a_burst" in self.swarm.faults and (max(self.swarm.padding) > 1000 or self.slowest > 0.1)
+        self._is_redis_well = not (self.swarm.output_limits or self._is_flooded or self.swarm.faults & AGAINST_REDIS)
         self._publishing = True
-        self._mended = False  # whether nothing goes wrong any more
+        self._mended = True  # whether nothing goes wrong yet, or any more
         self._dying = Random(f"{seed} deaths")
         for (module, name), seconds in EACH.items():
             setattr(module, name, seconds * self.swarm.pace)
@@ -435,6 +442,7 @@ class World:
         swarm, plan = self.swarm, Random(f"{self.seed} plan")
         kinds = [kind for kind in FAULTS if kind in swarm.faults]
         end = self.loop.now + swarm.seconds
+        self._mended = False
         number = 0
         while self.cut.most is None or number < self.cut.most:
             wait, kind = waits(plan, swarm.fault_period), plan.choice(kinds)
@@ -457,15 +465,20 @@ class World:
             self._act_around()
         return bool(said)
 
-    def _act_around(self) -> None:
-        """Publish a few messages while something is about to change, and let a client come or go."""
-        random = self._random
+    def _act_around(self, topic: str = "") -> None:
+        """Publish a few messages while something is about to change, and let a client come or go.
+
+        Args:
+            topic: of the messages, and of the client; by default any.
+        """
+        random, topics = self._random, [topic] if topic else self.swarm.topics
         if random.random() < 0.5:
             for _ in range(random.choice((1, 1, 5))):
-                topic, padding = random.choice(self.swarm.topics), random.choice(self.swarm.padding)
-                self.loop.call_later(self._soon(), self.publish, topic, padding, context=Context())
+                one, padding = random.choice(topics), random.choice(self.swarm.padding)
+                self.loop.call_later(self._soon(), self.publish, one, padding, context=Context())
         if self.clients and random.random() < 0.5:
-            self.loop.call_later(self._soon(), random.choice(self.clients).come_or_go, context=Context())
+            client, one = random.choice(self.clients), random.choice(topics)
+            self.loop.call_later(self._soon(), client.come_or_go, one, context=Context())
 
     def _soon(self) -> float:
         """Seconds in which what is on its way now has not arrived, or just has."""
@@ -514,7 +527,7 @@ class World:
         if self._dying.random() < self.swarm.mishap:
             kinds = [kind for kind in FAULTS if kind in self.swarm.faults]
             kind, random = self._dying.choice(kinds), Random(f"{self.seed} at a step {self._dying.random()}")
-            self.loop.call_later(self._soon(), self._break_at_step, kind, random, step.name, context=Context())
+            self.loop.call_later(self._soon(), self._break_at, step.name, kind, random, context=Context())
         if self._dying.random() >= self.swarm.deaths.get(step.name, 0.0):
             return
         process = PROCESS.get()
@@ -531,9 +544,22 @@ class World:
         if self._dying.random() < 0.5:
             self.loop.call_later(seconds * self._dying.random(), self._kill_youngest, context=Context())
 
-    def _break_at_step(self, kind: str, random: Random, step: str) -> None:
+    def _break_at(self, what: str, kind: str, random: Random) -> None:
         if not self._mended:
-            self._break(kind, random, f"at {step}")
+            self._break(kind, random, f"at {what}")
+
+    def _commanded(self, client: Redis, words: Sequence[bytes]) -> None:
+        """Redis has carried out a command, and the answer is on its way: perhaps something else happens meanwhile."""
+        random, command = self._dying, words[0].upper()
+        if self._mended or not client.name.startswith(b"wsd:") or random.random() >= COMMANDS.get(command, 0.02):
+            return
+        topics = [topic for topic in self.swarm.topics if topic.encode() in words]
+        if command in COMMANDS and topics:
+            self._act_around(random.choice(topics))
+        if random.random() < self.swarm.mishap:
+            kind = random.choice([kind for kind in FAULTS if kind in self.swarm.faults])
+            plan = Random(f"{self.seed} at a command {random.random()}")
+            self.loop.call_later(0.0, self._break_at, command.decode(), kind, plan, context=Context())
 
     def _kill_youngest(self) -> None:
         """Let the process die that was started last, while another one stands still that may wait for it."""
@@ -632,7 +658,7 @@ class World:
                 return True
             case 1012 | 1006 if self._is_shaken(end.when):
                 return code == 1012 or 1012 in connection.excuses  # who does not take the close frame is aborted
-            case 4008 | 1006 if size > self.swarm.max_backlog - HELD or age > LATE:
+            case 4008 | 1006 if size > self.swarm.max_backlog - HELD or age > LATE or self._is_flooded:
                 return True
             case 4008 | 1006 if end.when - connection.late_at < DRAINS:
                 return True
