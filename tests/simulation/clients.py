@@ -138,6 +138,7 @@ class Client:
                 await connection.over.wait()
                 return
             connection.authorize()
+        connection.acts = True
         while not connection.over.is_set():
             try:
                 async with asyncio.timeout(waits(random, 1 / sum(rates.values()))):
@@ -154,7 +155,7 @@ class Client:
     def come_or_go(self, topic: str) -> None:
         """Come to a topic, or leave it."""
         connection = self.connection
-        if connection is not None and connection.ready.is_set() and not self.calm:
+        if connection is not None and connection.acts and not self.calm:
             leaves = connection.diary.listening(topic) and self.random.random() < 0.5
             connection.ask("unsubscribe" if leaves else "subscribe", topic)
 

@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         self.reading = True  # whether it reads: some stop for a while
         self.still = False  # whether it does not even send
         self.lazy = False  # whether it never authorizes
+        self.acts = False  # whether it does what clients do: it has authorized
         self.flooded = False  # whether it has sent more than it may
         self.lag: tuple[int, float] = (0, 0.0)  # when it ended: bytes, and seconds, that it was behind
         self.late_at = -LATE  # when it last read a message that was so old

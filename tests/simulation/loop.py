@@ -30,7 +30,7 @@ MILLISECONDS = 1000
 """Ticks of the clock in a second, as the loop tells the time: uvloop's clock counts milliseconds."""
 
 TURN = 1e-6
-"""Seconds that a turn of the loop takes."""
+"""Seconds that a turn of the loop takes, unless the machine is slow."""
 
 MOST_TURNS = 100_000
 """Turns of the loop without the clock going on: then something turns round and round."""
@@ -101,6 +101,7 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._made = 0  # timers so far
         self.worked = 0  # callbacks so far
+        self.turn = TURN  # seconds that a turn takes
         self._running = False
         self._stopping = False
         self._closed = False
@@ -200,7 +201,7 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
             elif process.alive:
                 process.held.append(handle)
         self.turns += 1
-        self.now += TURN
+        self.now += self.turn
         if self.turns > MOST_TURNS:
             tasks = [getattr(handle, "_callback", handle) for handle in self._ready]
             raise Stuck(f"{MOST_TURNS} turns of the loop, and it is still {self.now:.6f}; next is {tasks[:3]!r}")

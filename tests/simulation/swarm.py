@@ -76,6 +76,7 @@ class Swarm:
     tight: bool = False  # whether bounds are so small that they are reached
     pipe: tuple[int, int] | None = None  # bytes of a packet between processes, and of all that wait; None: as usual
     latency: float = 0.0005  # seconds that a packet takes at most
+    turn: float = 0.000_001  # seconds that a turn of the event loop takes
     deaths: dict[str, float] = field(default_factory=dict)  # how likely a process dies at a step, by the step's name
 
     @classmethod
@@ -129,6 +130,7 @@ class Swarm:
             max_backlog=_one_of(random, (64, 256, 1024)) * 1024,
             tokens=tokens and (tokens[0] * slowdown, tokens[1] * slowdown),
             latency=_one_of(random, (0.0005, 0.0005, 0.02, 0.2)),
+            turn=_one_of(random, (0.000_001, 0.000_001, 0.000_001, 0.001)),
             deaths=deaths,
             narrow=random.random() < 0.5,
             version=_one_of(random, ((7, 0, 15), (7, 2, 4), (7, 4, 1))),

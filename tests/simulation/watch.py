@@ -207,8 +207,8 @@ class Watch:
             for topic, held in worker.topics._topics.items():
                 channel = topic.encode()
                 home = world.site.home(channel)
-                if home is None or not held.wanted or not home.users[b"default"].may_use(channel):
-                    continue
+                if home is None or not held.wanted or not home.users[b"default"].may_use(channel) or home.is_paused():
+                    continue  # a connection that waits for its PUBLISH can subscribe to nothing
                 there = (*home.channels.get(channel, ()), *home.shards.get(channel, ()))
                 if any(client.name.endswith(b":%d" % process.pid) for client in there):
                     continue

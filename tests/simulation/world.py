@@ -98,7 +98,7 @@ EACH = {
 SUBSCRIBING = 10.0
 """Seconds, at most, from a subscription until its client has read of it."""
 
-HELD = 96 * 1024
+HELD = 144 * 1024
 """Bytes, at most, that a transport still delivers when a backlog is dropped: the bound counts them, too."""
 
 DRAINS = 15.0
@@ -216,7 +216,9 @@ class World:
         self.network.usual.latency = (self.swarm.latency / 5, self.swarm.latency)
         # Seconds within which wsd finds out that a client does not answer.
         self.found_out = self.swarm.ping_interval + 20.0 + 20.0 + 2 * self.swarm.pace
-        self.slowest = self.swarm.latency  # seconds that a packet takes at most
+        self.loop.turn = self.swarm.turn
+        # Seconds, at most, that a packet takes until somebody has handled it.
+        self.slowest = self.swarm.latency + 20 * self.swarm.turn
         self.site = make_site(self.swarm.kind, self.loop, self.network)
         self.outcome.kind = self.swarm.kind
         for server in self.site.servers:
