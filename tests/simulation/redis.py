@@ -206,6 +206,7 @@ class Server:
         self.port = port
         self.process = Process(f"redis {host}:{port}", host)
         self.context = Context()  # in which what happens to it runs
+        self.unpaused_at = 0.0  # when it last went on after it had let commands wait
         self.on_command: Callable[[Client, list[bytes]], object] = lambda client, words: None  # has been carried out
         # How it is configured.
         self.version = (7, 0, 15)  # only what follows from it: see SELF_LATER and COUNTS_OVERRUNS
@@ -413,6 +414,7 @@ class Server:
         self._go_on()
 
     def _go_on(self) -> None:
+        self.unpaused_at = self.now
         waiting, self._waiting = self._waiting, {}
         for client in waiting:
             while client.held and client not in self._waiting:

@@ -115,7 +115,7 @@ class Watch:
         connects, seen.connects = seen.connects, worker.metrics.link_connects
         if not silent or process.frozen or worker.gateway.draining or connects != seen.connects:
             seen.silent_since = None
-        elif seen.silent_since is None:
+        elif seen.silent_since is None or seen.silent_since < self._stirred():
             seen.silent_since = now
         elif now - max(seen.silent_since, self._paused_until) > self._doubt and not worker.status.unready():
             self._tell(f"{process}: /readyz says 200, and nothing comes since {seen.silent_since:.1f}")
@@ -123,6 +123,12 @@ class Watch:
         for connection in worker.gateway.connections:
             if connection.backlog_bytes > most:
                 self._tell(f"{process}: a backlog has {connection.backlog_bytes} bytes, more than {most}")
+
+    def _stirred(self) -> float:
+        """When a server, or the way to one, has last come back, perhaps only for a moment."""
+        servers = self._world.site.servers
+        times = [time for server in servers for time in (server.process.thawed, server.started_at, server.unpaused_at)]
+        return max((*times, *self._world.network.mended.values()))
 
     def _look_at_backlogs(self) -> None:
         """Whoever takes nothing of his backlog any more is closed."""
