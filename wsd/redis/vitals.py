@@ -299,8 +299,7 @@ class Vitals:
 
         if dead:
             logger.warning("%s had dropped %d subscriptions that it had confirmed; making them again", self._name, dead)
-        else:
-            wire.send("CLIENT", "INFO", on_reply=compare)
+        wire.send("CLIENT", "INFO", on_reply=compare)
 
     def _ask_for_overruns(self, wire: Wire, last: Wire | None = None) -> None:
         """Find out whether the last connection ended because Redis could not get rid of what it had for us.

@@ -607,6 +607,22 @@ async def test_the_audit_finds_a_dead_subscription_although_others_listen(
         assert heard.count("gap") == 0
 
 
+async def test_one_audit_finds_all_dead_subscriptions(own_redis: RedisServer) -> None:
+    """Those that nobody else listens to, and the others."""
+    async with linked(own_redis.url) as (link, recorder), linked(own_redis.url) as (other, heard):
+        for channel in (b"a", b"b"):
+            link.subscribe(channel)
+            await recorder.until("confirmed", channel)
+        other.subscribe(b"a")
+        await heard.until("confirmed", b"a")
+        for channel in (b"a", b"b"):
+            await drop_subscription(link, channel)
+        link._vitals._audit_at = 0.0
+        await recorder.until("gap", b"a")
+        await recorder.until("gap", b"b")
+        await eventually(lambda: (own_redis.publish("a", "x"), own_redis.publish("b", "x")) == (2, 1))
+
+
 async def test_an_audit_that_finds_nothing_changes_nothing(own_redis: RedisServer, audited: None) -> None:
     async with linked(own_redis.url) as (link, recorder):
         for channel in (b"message", b"subscribe", b"pmessage"):  # words that replies and pushes share
