@@ -234,7 +234,8 @@ class Watch:
         for process, _ in service.serving:
             if not process.frozen or process.pid not in seated:
                 continue
-            since = self._frozen[process] = max(seen.get(process, now), supervisor.since, supervisor.thawed)
+            since = seen.get(process, now) if process.thawed < seen.get(process, now) else now
+            since = self._frozen[process] = max(since, supervisor.since, supervisor.thawed)
             timeout = self._world.settings().worker_timeout
             if now - since > timeout / 2 + 1 + pace and not within(supervisor, lambda: unready(pages.standing(team))):
                 self._tell(f"{process} stands still since {since:.1f}, and /readyz of the service says 200")

@@ -239,7 +239,8 @@ class World:
         self._blows: list[tuple[float, int]] = []  # when that has happened, and how bad it was
         # Whether no fault is on that a link to Redis may be lost for.
         # Whether so much comes at once that links and clients may not keep up.
-        self._is_flooded = "a_burst" in self.swarm.faults and (max(self.swarm.padding) > 1000 or self.slowest > 0.1)
+        much = ("a_burst" in self.swarm.faults, max(self.swarm.padding) > 1000, self.slowest > 0.1)
+        self._is_flooded = sum(much) >= 2
         self._is_redis_well = not (self.swarm.output_limits or self._is_flooded or self.swarm.faults & AGAINST_REDIS)
         self._publishing = True
         self._mended = True  # whether nothing goes wrong yet, or any more
