@@ -157,9 +157,11 @@ class _Elected:
         return ()
 
     def home(self, channel: bytes) -> Server | None:
-        # A Sentinel that is parted from the others may name another one, but wsd believes most of them.
+        # A Sentinel that is parted from the others may name another one, but wsd believes most of them. And another one
+        # may have made it a replica.
         master, sentinels = self._team.master, self._team.sentinels
-        return master if sum(each.address is master for each in sentinels) * 2 > len(sentinels) else None
+        is_agreed = sum(each.address is master for each in sentinels) * 2 > len(sentinels)
+        return master if is_agreed and master.master is None else None
 
     def delivers(self) -> bool:
         return is_reached(self._network, self._team.master)
