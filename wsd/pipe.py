@@ -65,7 +65,8 @@ class _Waiting(NamedTuple):
     packet: bytes
     descriptors: Sequence[int]
     on_sent: Callable[[], object] | None
-    memory: int  # the descriptor of a long message, ours to close; -1 if there is none
+    memory: int  # the descriptor of a long message; -1 if there is none
+    closing: Sequence[int]  # descriptors that are ours to close
 
 
 class Pipe:
@@ -108,6 +109,8 @@ class Pipe:
         message: Mapping[str, Any],
         descriptors: Sequence[int] = (),
         on_sent: Callable[[], object] | None = None,
+        *,
+        gives: bool = False,
     ) -> None:
         """Send a message, or keep it until there is room. What is sent to nobody is dropped.
 
@@ -115,8 +118,11 @@ class Pipe:
             message: JSON values.
             descriptors: are duplicated for the other side. They must stay open until the message is sent.
             on_sent: called when the kernel has taken the message.
+            gives: whether the descriptors are given away: they are closed here when the message is sent, or dropped.
         """
+        closing = list(descriptors) if gives else []
         if not self.open:
+            _close(*closing)
             return
         packet, memory = json.dumps(message, separators=(",", ":")).encode(), -1
         if len(packet) > PACKET:
@@ -124,7 +130,8 @@ class Pipe:
             with open(memory, "wb", closefd=False) as file:
                 file.write(packet)
             packet = _IN_MEMORY
-        self._queue.append(_Waiting(packet, descriptors, on_sent, memory))
+            closing.append(memory)
+        self._queue.append(_Waiting(packet, descriptors, on_sent, memory, closing))
         self._flushed.clear()
         if not self._blocked:
             self._write()
@@ -163,7 +170,7 @@ class Pipe:
     def _drop(self) -> None:
         """Forget what waits to be sent."""
         for waiting in self._queue:
-            _close(waiting.memory)
+            _close(*waiting.closing)
         self._queue.clear()
         self._flushed.set()
 
@@ -172,7 +179,7 @@ class Pipe:
     def _write(self) -> None:
         self._blocked = False
         while self._queue:
-            packet, descriptors, on_sent, memory = self._queue[0]
+            packet, descriptors, on_sent, memory, closing = self._queue[0]
             passed = [*descriptors, memory] if memory >= 0 else descriptors
             try:
                 self._sock.sendmsg([packet], _rights(passed))
@@ -192,7 +199,7 @@ class Pipe:
                     self._loop.call_soon(self._end)  # not from within the caller
                 return
             self._queue.popleft()
-            _close(memory)
+            _close(*closing)
             if on_sent is not None:
                 on_sent()
         self._flushed.set()
@@ -229,8 +236,8 @@ class Pipe:
                 return
             if flags & socket.MSG_CTRUNC:
                 # Out of descriptors: which of them have come is not known.
-                while descriptors:
-                    _close(descriptors.pop())
+                _close(*descriptors)
+                descriptors.clear()
             if packet == _IN_MEMORY:
                 if not descriptors:
                     self._end()  # what it said is lost, so nothing behind it can be trusted
@@ -254,7 +261,7 @@ def _read_memory(descriptor: int) -> bytes:
         return file.read()
 
 
-def _close(descriptor: int) -> None:
-    if descriptor >= 0:
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
         with suppress(OSError):
             os.close(descriptor)

@@ -580,7 +580,7 @@ BUGS = (
         "clients move between workers that stay; then each socket must have one descriptor",
         Change(
             "handover/giver.py",
-            "self._pipe.send(message, [descriptor], partial(os.close, descriptor))",
+            "self._pipe.send(message, [descriptor], gives=True)",
             "self._pipe.send(message, [descriptor])",
         ),
     ),

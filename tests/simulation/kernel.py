@@ -271,6 +271,11 @@ class _Socket:
             number, self._number = self._number, -1
             self._kernel.close(number)
 
+    def detach(self) -> int:
+        """Forget the number, and return it."""
+        number, self._number = self._number, -1
+        return number
+
     def dup(self) -> Any:
         """Make another one."""
         return self._kernel.socket(fileno=self._kernel.dup(self._number))

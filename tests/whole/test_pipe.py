@@ -146,6 +146,36 @@ def test_what_one_has_said_before_he_died_is_heard(run: Callable[[Any], None], *
     run(check())
 
 
+@pytest.mark.parametrize("end", ["sent", "the other side has died", "closed", "closed before"])
+def test_descriptors_that_are_given_away_are_closed(run: Callable[[Any], None], end: str) -> None:
+    """Also if nobody gets them: a socket of which one descriptor stays open stays open for its peer."""
+
+    async def check() -> None:
+        left, right = ends()
+        ours, theirs = socket.socketpair()
+        theirs.settimeout(10)
+        given = ours.detach()
+        if end == "the other side has died":
+            right.pipe.detach().close()
+        elif end == "closed":
+            while not left.pipe.waiting:
+                left.pipe.send({"fill": "x" * 1000})
+        elif end == "closed before":
+            left.pipe.close()
+        left.pipe.send({"take": "this"}, [given], gives=True)
+        if end == "closed":
+            left.pipe.close()
+        if end == "sent":
+            await eventually(lambda: right.messages)
+            os.close(right.descriptors[0][0])
+        assert theirs.recv(1) == b"", "nobody has it any more"
+        theirs.close()
+        left.pipe.close()
+        right.pipe.close()
+
+    run(check())
+
+
 @contextmanager
 def few_descriptors() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

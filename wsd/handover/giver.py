@@ -334,7 +334,7 @@ class Giver:
         member.sent = True
         record = encode(member.connection.pack())
         message = {"do": "client", "cohort": cohort.number, "client": member.number, "record": record}
-        self._pipe.send(message, [descriptor], partial(os.close, descriptor))
+        self._pipe.send(message, [descriptor], gives=True)
         reached(Step.GIVER_SENT)
 
     def _let_go(self, cohort: _Cohort, member: _Parting) -> None:

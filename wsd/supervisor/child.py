@@ -105,7 +105,7 @@ class Child:
 
         Args:
             do: what.
-            passed: is passed on with the message, and closed here when that is done.
+            passed: is passed on with the message, and closed here when that is done, or can't be.
             values: of the message.
 
         Raises:
@@ -113,6 +113,8 @@ class Child:
         """
         if self.stage is Stage.GONE:
             assert self.status is not None
+            if passed is not None:
+                passed.close()
             raise Gone(how_it_ended(self.status))
         number = next(self._numbers)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -122,7 +124,7 @@ class Child:
             if passed is None:
                 self._pipe.send(message)
             else:
-                self._pipe.send(message, [passed.fileno()], passed.close)
+                self._pipe.send(message, [passed.detach()], gives=True)
             return await answer
         finally:
             del self._answers[number]

@@ -134,7 +134,7 @@ class _Supervised:
         self._gives: set[asyncio.Task[None]] = set()  # hand-overs to other workers
         self._takes: set[asyncio.Task[None]] = set()  # the same from others
         hello = {"say": "hello", "version": __version__, "stacks": stacks.SIGNAL}
-        self._pipe.send(hello, [written], lambda: os.close(written))
+        self._pipe.send(hello, [written], gives=True)
 
     async def live(self) -> None:
         """Wait until it is told to start, serve, drain, end.
