@@ -67,6 +67,10 @@ class Source(Protocol):
             The name; ``""`` if nobody delivers the channel now, because it is not confirmed or not wanted.
         """
 
+    @property
+    def streams(self) -> Sequence[str]:
+        """The names of all connections that are there now, also of those that deliver nothing yet."""
+
     def private(self, stream: str, name: str) -> bytes:
         """Name a channel on a stream that no client can name.
 

@@ -32,7 +32,9 @@ async def pass_fences(topics: TopicTable, source: Source, names: Iterable[str]) 
         names: of the topics.
     """
     name = f"fence:{secrets.token_hex(8)}"
-    streams = {source.stream(topics.channel(topic)) for topic in names} - {""}
+    streams = {source.stream(topics.channel(topic)) for topic in names}
+    if "" in streams:  # what is asked for and not confirmed comes behind its confirmation, by whatever link
+        streams = set(source.streams)
     fences = [_Fence(source, stream, channel) for stream in streams if (channel := source.private(stream, name))]
     for fence in fences:
         topics.place(fence.mark)

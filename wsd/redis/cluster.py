@@ -152,6 +152,11 @@ class ShardedCluster:
         home = self._homes.get(channel)
         return home.stream(channel) if home is not None else ""
 
+    @property
+    def streams(self) -> Sequence[str]:
+        """The names of the nodes to which there are connections."""
+        return [stream for link in self._links.values() for stream in link.streams]
+
     def private(self, stream: str, name: str) -> bytes:
         """Name a channel that no client can name, in a slot of the node of a stream; nothing if there is none."""
         named = (link.private(stream, name) for link in self._links.values())

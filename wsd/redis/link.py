@@ -219,6 +219,11 @@ class Link:
         """
         return self._stream if self._wire is not None and self._channels.delivers(channel) else ""
 
+    @property
+    def streams(self) -> Sequence[str]:
+        """The name of the server, if there is a connection."""
+        return [self._stream] if self._wire is not None else []
+
     def private(self, stream: str, name: str) -> bytes:
         """Name a channel of this server that no client can name; nothing if the stream is another."""
         return self._name_private(name) if self._wire is not None and stream == self._stream else b""

@@ -102,6 +102,10 @@ class PlayedLink:
     def stream(self, channel: bytes) -> str:
         return self.place[0] if channel in self.channels else ""
 
+    @property
+    def streams(self) -> list[str]:
+        return [self.place[0]]
+
     def private(self, stream: str, name: str) -> bytes:
         return self.name_private(name) if stream == self.place[0] else b""
 
@@ -353,6 +357,7 @@ async def test_each_node_s_link_is_a_stream_with_private_channels_in_its_slots()
         cluster.subscribe(LOW)
         cluster.subscribe(HIGH)
         assert (cluster.stream(LOW), cluster.stream(HIGH), cluster.stream(b"stranger")) == ("a", "b", "")
+        assert cluster.streams == ["a", "b"]
         for stream, place, low in (("a", A, True), ("b", B, False)):
             channel = cluster.private(stream, "mark:7")
             assert channel.startswith(b"app:__wsd:mark:7:")

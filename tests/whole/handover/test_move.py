@@ -517,6 +517,28 @@ async def test_nothing_comes_twice_that_the_taker_reads_late(
         check_clean(one, two)
 
 
+async def test_nothing_comes_twice_of_a_topic_that_is_confirmed_late(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has subscribed the taker, which has not read it yet, and what comes behind."""
+    async with serving(redis) as one, serving(redis) as two, crowd(one.port, [["a"]] * 3) as heard:
+        link = two.source._wire._transport  # type: ignore[attr-defined]
+
+        def publish(step: Step) -> None:
+            if step is Step.TAKER_PREPARED:
+                redis.publish("a", "1")
+                asyncio.get_running_loop().call_later(2.0, link.resume_reading)
+
+        monkeypatch.setattr(taker, "reached", publish)
+        link.pause_reading()
+        given, _ = await move(one, two)
+        assert (given.moved, sum(given.gaps.values())) == (3, 3)
+        redis.publish("a", "2")
+        await eventually(lambda: all(each.numbers["a"][-1:] == [2] for each in heard), "the last one")
+        assert [each.numbers["a"] for each in heard] == [[1, 2]] * 3
+        check_clean(one, two)
+
+
 async def test_a_socket_that_fails_at_the_cut_stops_nobody(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client has gone. The write that finds it is the one before the cut, and the loop has not told of it yet."""
     async with (
