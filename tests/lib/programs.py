@@ -3,6 +3,7 @@ daemon. What they print is read all the time, by threads."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -47,9 +48,16 @@ def state(pid: int) -> str:
     return ""
 
 
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
-    return state(pid) not in ("", "Z")
+    """Whether a process is there and has not ended: with all its threads, for before that nobody can wait for it."""
+    return state(pid) not in ("", "Z") or len(_threads(pid)) > 1
 
 
 class Lines:
