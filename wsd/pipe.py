@@ -65,8 +65,7 @@ class _Waiting(NamedTuple):
     packet: bytes
     descriptors: Sequence[int]
     on_sent: Callable[[], object] | None
-    memory: int  # the descriptor of a long message; -1 if there is none
-    closing: Sequence[int]  # descriptors that are ours to close
+    closing: Sequence[int]  # those of the descriptors that are ours to close
 
 
 class Pipe:
@@ -124,14 +123,15 @@ class Pipe:
         if not self.open:
             _close(*closing)
             return
-        packet, memory = json.dumps(message, separators=(",", ":")).encode(), -1
+        packet = json.dumps(message, separators=(",", ":")).encode()
         if len(packet) > PACKET:
             memory = os.memfd_create("message")
             with open(memory, "wb", closefd=False) as file:
                 file.write(packet)
             packet = _IN_MEMORY
+            descriptors = [*descriptors, memory]
             closing.append(memory)
-        self._queue.append(_Waiting(packet, descriptors, on_sent, memory, closing))
+        self._queue.append(_Waiting(packet, descriptors, on_sent, closing))
         self._flushed.clear()
         if not self._blocked:
             self._write()
@@ -179,10 +179,9 @@ class Pipe:
     def _write(self) -> None:
         self._blocked = False
         while self._queue:
-            packet, descriptors, on_sent, memory, closing = self._queue[0]
-            passed = [*descriptors, memory] if memory >= 0 else descriptors
+            packet, descriptors, on_sent, closing = self._queue[0]
             try:
-                self._sock.sendmsg([packet], _rights(passed))
+                self._sock.sendmsg([packet], _rights(descriptors))
             except BlockingIOError:
                 self._blocked = True
                 self._loop.add_writer(self._sock.fileno(), self._write)

@@ -342,21 +342,21 @@ class Taker:
         self._parts.shared.metrics.moves[Move.GAP] += len(cohort.told)
 
     def _listen_with_gap(self, cohort: Expected, topics: Iterable[str], missed: Collection[str]) -> None:
-        for topic in topics:
+        for topic, group in self._groups(cohort, topics).items():
             self._note_gap(cohort, topic, AWAY if topic in missed else self._why_unknown(cohort, topic))
-            cohort.keep_with(topic, self._group(cohort, topic))
+            cohort.keep_with(topic, group)
             self._listen(cohort, topic)
             if not self._source.missed(self._topics.channel(topic)):
                 # Not by the fan-out, because it may have messages already that have come since the barrier was made.
                 self._tell_of_gap(topic, cohort.of(topic))
 
-    def _group(self, cohort: Expected, topic: str) -> bytes:
-        """Say with which others a topic must be kept, because all of them come by one link."""
-        known = {self._source.stream(mark): mark for mark in cohort.streams}
+    def _groups(self, cohort: Expected, topics: Iterable[str]) -> dict[str, bytes]:
+        """Say which topics must be kept together, because they come by one link: the name of the group of each."""
         if len(self._source.links) == 1:
-            return next(iter(known.values()), NO_STREAM)
-        stream = self._source.stream(self._topics.channel(topic))
-        return known.get(stream, stream.encode())
+            return dict.fromkeys(topics, next(iter(cohort.streams), NO_STREAM))
+        known = {self._source.stream(mark): mark for mark in cohort.streams}
+        streams = {topic: self._source.stream(self._topics.channel(topic)) for topic in topics}
+        return {topic: known.get(stream, stream.encode()) for topic, stream in streams.items()}
 
     def _tell_of_gap(self, topic: str, standins: Sequence[StandIn]) -> None:
         """Keep the notice before everything that comes of a topic."""
