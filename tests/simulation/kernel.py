@@ -268,8 +268,7 @@ class _Socket:
     def close(self) -> None:
         """Close it."""
         if self._number >= 0:
-            number, self._number = self._number, -1
-            self._kernel.close(number)
+            self._kernel.close(self.detach())
 
     def detach(self) -> int:
         """Forget the number, and return it."""
@@ -316,8 +315,7 @@ class _ListeningSocket(_Socket):
         """Accept no more, and close."""
         if self._number >= 0:
             self._listener.stop(who)
-            number, self._number = self._number, -1
-            self._kernel.network.close(number)  # for a process that has died, too
+            self._kernel.network.close(self.detach())  # for a process that has died, too
 
 
 class _PipeSocket(_Socket):

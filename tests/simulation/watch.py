@@ -185,7 +185,7 @@ class Watch:
             return
         for server in world.site.servers:
             for client in server.clients:
-                wanted = self._wanted_by(client)
+                wanted = self._wanted_by(client) if client.forgotten else ()
                 for channel, since in client.forgotten.items():
                     if not is_reached(world.network, server) or server.is_paused() or channel not in wanted:
                         client.forgotten[channel] = now
@@ -193,12 +193,10 @@ class Watch:
                         client.forgotten[channel] = now
                         self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
 
-    def _wanted_by(self, client: Redis) -> set[bytes]:
+    def _wanted_by(self, client: Redis) -> list[bytes]:
         """The channels of topics that a worker wants, if this client of a Redis is its link."""
-        for process, worker in self._world.service.serving:
-            if client.name.endswith(b":%d" % process.pid):
-                return {topic.encode() for topic, held in worker.topics._topics.items() if held.wanted}
-        return set()
+        serving = self._world.service.serving
+        return next((_wanted(worker) for process, worker in serving if _is_of(client, process)), [])
 
     def _look_at_places(self) -> None:
         """Who is ready listens where messages are published, or soon will."""
@@ -210,16 +208,15 @@ class Watch:
         for process, worker in world.service.serving:
             if worker.status.unready() or process.frozen:
                 continue
-            for topic, held in worker.topics._topics.items():
-                channel = topic.encode()
-                home = world.site.home(channel)
-                if home is None or not held.wanted or not home.users[b"default"].may_use(channel) or home.is_paused():
+            for channel in _wanted(worker):
+                topic, home = channel.decode(), world.site.home(channel)
+                if home is None or not home.users[b"default"].may_use(channel) or home.is_paused():
                     continue  # a connection that waits for its PUBLISH can subscribe to nothing
                 there = (*home.channels.get(channel, ()), *home.shards.get(channel, ()))
-                if any(client.name.endswith(b":%d" % process.pid) for client in there):
+                if any(_is_of(client, process) for client in there):
                     continue
                 since = self._astray[process, topic] = seen.get((process, topic), now)
-                is_near = any(client.name.endswith(b":%d" % process.pid) for client in home.clients)
+                is_near = any(_is_of(client, process) for client in home.clients)
                 if now - since > misled + (AUDIT_INTERVAL if is_near else 0):
                     self._tell(f"{process} says 200, and {topic} is not subscribed at {home.process}")
 
@@ -234,8 +231,10 @@ class Watch:
         for process, _ in service.serving:
             if not process.frozen or process.pid not in seated:
                 continue
-            since = seen.get(process, now) if process.thawed < seen.get(process, now) else now
-            since = self._frozen[process] = max(since, supervisor.since, supervisor.thawed)
+            began = seen.get(process, now)
+            if process.thawed >= began:  # it has gone on since
+                began = now
+            since = self._frozen[process] = max(began, supervisor.since, supervisor.thawed)
             timeout = self._world.settings().worker_timeout
             if now - since > timeout / 2 + 1 + pace and not within(supervisor, lambda: unready(pages.standing(team))):
                 self._tell(f"{process} stands still since {since:.1f}, and /readyz of the service says 200")
@@ -246,6 +245,16 @@ class Watch:
         if what not in self._told:
             self._told.add(what)
             self._world.problem(what)
+
+
+def _is_of(client: Redis, process: Process) -> bool:
+    """Whether a client of a Redis is a link of a process of wsd."""
+    return client.name.endswith(b":%d" % process.pid)
+
+
+def _wanted(worker: Worker) -> list[bytes]:
+    """The channels of the topics that a worker wants."""
+    return [topic.encode() for topic, held in worker.topics._topics.items() if held.wanted]
 
 
 def holdings(process: Process, worker: Worker, descriptors: int, timers: int) -> dict[str, float]:

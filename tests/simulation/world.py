@@ -7,7 +7,7 @@ import logging
 import re
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from random import Random
@@ -245,6 +245,7 @@ class World:
         self._publishing = True
         self._mended = True  # whether nothing goes wrong yet, or any more
         self._dying = Random(f"{seed} deaths")
+        self._kinds = [kind for kind in FAULTS if kind in self.swarm.faults]
         for (module, name), seconds in EACH.items():
             setattr(module, name, seconds * self.swarm.pace)
         for (module, name), seconds in NOW_AND_THEN.items():
@@ -443,12 +444,11 @@ class World:
 
     async def _go_wrong(self) -> None:
         swarm, plan = self.swarm, Random(f"{self.seed} plan")
-        kinds = [kind for kind in FAULTS if kind in swarm.faults]
         end = self.loop.now + swarm.seconds
         self._mended = False
         number = 0
         while self.cut.most is None or number < self.cut.most:
-            wait, kind = waits(plan, swarm.fault_period), plan.choice(kinds)
+            wait, kind = waits(plan, swarm.fault_period), plan.choice(self._kinds)
             if plan.random() < swarm.company:
                 wait = plan.choice((0.0, 0.1, 2.0)) * plan.random()
             if self.loop.now + wait > end or self.loop.worked > MOST_WORK:
@@ -527,10 +527,7 @@ class World:
         if self._mended:
             return
         self._act_around()
-        if self._dying.random() < self.swarm.mishap:
-            kinds = [kind for kind in FAULTS if kind in self.swarm.faults]
-            kind, random = self._dying.choice(kinds), Random(f"{self.seed} at a step {self._dying.random()}")
-            self.loop.call_later(self._soon(), self._break_at, step.name, kind, random, context=Context())
+        self._perhaps_break("step", step.name, self._soon)
         if self._dying.random() >= self.swarm.deaths.get(step.name, 0.0):
             return
         process = PROCESS.get()
@@ -547,6 +544,13 @@ class World:
         if self._dying.random() < 0.5:
             self.loop.call_later(seconds * self._dying.random(), self._kill_youngest, context=Context())
 
+    def _perhaps_break(self, where: str, name: str, wait: Callable[[], float]) -> None:
+        """Perhaps let a fault happen at a step, or at a command, after so many seconds."""
+        random = self._dying
+        if random.random() < self.swarm.mishap:
+            kind, plan = random.choice(self._kinds), Random(f"{self.seed} at a {where} {random.random()}")
+            self.loop.call_later(wait(), self._break_at, name, kind, plan, context=Context())
+
     def _break_at(self, what: str, kind: str, random: Random) -> None:
         if not self._mended:
             self._break(kind, random, f"at {what}")
@@ -559,10 +563,7 @@ class World:
         topics = [topic for topic in self.swarm.topics if topic.encode() in words]
         if command in COMMANDS and topics:
             self._act_around(random.choice(topics))
-        if random.random() < self.swarm.mishap:
-            kind = random.choice([kind for kind in FAULTS if kind in self.swarm.faults])
-            plan = Random(f"{self.seed} at a command {random.random()}")
-            self.loop.call_later(0.0, self._break_at, command.decode(), kind, plan, context=Context())
+        self._perhaps_break("command", command.decode(), lambda: 0.0)
 
     def _kill_youngest(self) -> None:
         """Let the process die that was started last, while another one stands still that may wait for it."""
