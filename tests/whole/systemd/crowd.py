@@ -31,6 +31,9 @@ TRIES = 4
 """How often a client comes that is told 503. A worker that drains may say so to whom it has accepted just before; the
 next time another may, and there are fewer workers than tries."""
 
+LOST = "lost"
+"""What became of a newcomer whose connection a process had accepted that ended before it had answered."""
+
 
 class Ledger:
     """What has happened since the last question."""
@@ -110,7 +113,7 @@ class Crowd:
                     await self._listen(client, place)
             except Closed as closed:
                 self.ledger.closed[str(closed.code)] += 1
-            except (OSError, AssertionError) as exc:
+            except (OSError, EOFError, AssertionError) as exc:
                 self.ledger.closed[type(exc).__name__] += 1
             self._members[place] = None
             await asyncio.sleep(0.05)
@@ -162,6 +165,8 @@ class Crowd:
                 what = "in"
         except Closed as closed:
             what = f"closed with {closed.code}"
+        except (ConnectionResetError, BrokenPipeError, EOFError):
+            what = LOST
         except (OSError, AssertionError) as exc:
             what = f"{type(exc).__name__}: {str(exc).splitlines()[0]}"
         self.ledger.newcomers[what] += 1
