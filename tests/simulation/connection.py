@@ -183,7 +183,11 @@ class Connection(asyncio.Protocol):
 
     def _check_reply(self, request: Request, message: dict[str, Any]) -> None:
         """A subscription is refused if the token does not permit the topic, and only then."""
-        if request.action != "subscribe" or self._permitted is None:
+        if request.action != "subscribe":
+            return
+        if message.get("message") == "context subscribed":
+            self._world.has_come(request.context)
+        if self._permitted is None:
             return
         # One that waited for Redis is answered before the tokens that were sent meanwhile.
         permits = {request.context in topics for topics in (self._permitted, *(token.topics for token in self._tokens))}

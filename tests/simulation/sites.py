@@ -5,7 +5,7 @@ A site knows its servers, the settings that wsd needs for it, and whether a mess
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 from typing import Protocol
 
@@ -154,7 +154,8 @@ class _Elected:
         return None if self.home(channel) is None else _known(self._servers, channel)
 
     def claimants(self, channel: bytes) -> Sequence[Server]:
-        return ()
+        # The one before has not heard of it yet. If it is the master again soon, nobody who stayed there will either.
+        return [server for server in self._servers if server.process.alive and server.master is None]
 
     def home(self, channel: bytes) -> Server | None:
         # A Sentinel that is parted from the others may name another one, but wsd believes most of them. And another one
@@ -228,7 +229,9 @@ class _Sharded:
             owner.execute_spublish(channel, payload)
         except Error:
             return False
-        return _known([owner], channel)
+        # Who listens there now has missed nothing. Another one may not hear that it has left the node that has forgotten.
+        listening = {client.name for client in owner.shards.get(channel, ())}
+        return _known(self._cluster.nodes, channel, listening)
 
     def _may_be_lost_on(self, node: Node) -> bool:
         """Whether what is published at a node may not get to another one over the bus, or has not for a moment."""
@@ -287,9 +290,16 @@ def _publish(server: Server, channel: bytes, payload: bytes) -> bool:
     return True
 
 
-def _known(servers: Sequence[Server], channel: bytes) -> bool | None:
-    """True, or None if a server has forgotten a subscription of the channel: nobody knows what gets lost then."""
-    return None if any(channel in client.forgotten for server in servers for client in server.clients) else True
+def _known(servers: Sequence[Server], channel: bytes, but: Collection[bytes] = ()) -> bool | None:
+    """True, or None if a server has forgotten a subscription of the channel: nobody knows what gets lost then.
+
+    Args:
+        servers: of the site.
+        channel: that something is published on.
+        but: the names of clients that do not count.
+    """
+    forgotten = {client.name for server in servers for client in server.clients if channel in client.forgotten}
+    return True if forgotten.issubset(but) else None
 
 
 KINDS = ("single", "sentinel", "cluster", "classic cluster")

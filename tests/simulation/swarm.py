@@ -105,6 +105,7 @@ class Swarm:
         pace, leisure = next(((pace, leisure) for least, pace, leisure in PACES if seconds >= least), (1.0, 1.0))
         slowdown = max(1.0, seconds / HOUR)  # of those who live: a day costs no more than some hours
         tokens = _one_of(random, (None, None, (20.0, MINUTE), (MINUTE, HOUR)))
+        is_tight = random.random() < 0.3
         deaths = {}
         if random.random() < 0.4:
             deaths = {step: random.choice((0.0, 0.0, 0.05, 0.3)) for step in steps}
@@ -130,13 +131,14 @@ class Swarm:
             max_backlog=_one_of(random, (64, 256, 1024)) * 1024,
             tokens=tokens and (tokens[0] * slowdown, tokens[1] * slowdown),
             latency=_one_of(random, (0.0005, 0.0005, 0.02, 0.2)),
-            turn=_one_of(random, (0.000_001, 0.000_001, 0.000_001, 0.001)),
+            # What is interrupted because there is much of it takes long only on a slow machine.
+            turn=_one_of(random, (0.000_001, 0.001, 0.005) if is_tight else (0.000_001, 0.000_001, 0.000_001, 0.001)),
             deaths=deaths,
             narrow=random.random() < 0.5,
             version=_one_of(random, ((7, 0, 15), (7, 2, 4), (7, 4, 1))),
             output_limits=_one_of(random, (None, None, None, (256 * 1024, 64 * 1024, 5.0))),
             pubsub_when_down=random.random() < 0.7,
-            tight=random.random() < 0.3,
+            tight=is_tight,
             pipe=_one_of(random, (None, None, (2048, 16_384))),
         )
 

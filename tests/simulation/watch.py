@@ -215,9 +215,11 @@ class Watch:
                 there = (*home.channels.get(channel, ()), *home.shards.get(channel, ()))
                 if any(_is_of(client, process) for client in there):
                     continue
-                since = self._astray[process, topic] = seen.get((process, topic), now)
-                is_near = any(_is_of(client, process) for client in home.clients)
-                if now - since > misled + (AUDIT_INTERVAL if is_near else 0):
+                near = [client for client in home.clients if _is_of(client, process)]
+                # Between two looks it may have been found out, and forgotten again.
+                since = max((seen.get((process, topic), now), *(client.forgotten.get(channel, 0.0) for client in near)))
+                self._astray[process, topic] = since
+                if now - since > misled + (AUDIT_INTERVAL if near else 0):
                     self._tell(f"{process} says 200, and {topic} is not subscribed at {home.process}")
 
     def _look_at_processes(self) -> None:

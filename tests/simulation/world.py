@@ -123,8 +123,8 @@ KEY = "a key of the simulated world, which is no secret"
 BOUNDS = {
     (fanout, "MAX_WAITING"): (fanout.MAX_WAITING, 32 * 1024),
     (fanout, "PORTION"): (fanout.PORTION, 4096),
-    (fanout, "STEP"): (fanout.STEP, 4),
-    (fanout, "SLICE"): (fanout.SLICE, 3e-6),
+    (fanout, "STEP"): (fanout.STEP, 2),
+    (fanout, "SLICE"): (fanout.SLICE, 0.0),
     (balance, "WORTHWHILE"): (balance.WORTHWHILE, 1),
     (vitals, "AUDIT_BATCH"): (vitals.AUDIT_BATCH, 2),
 }
@@ -237,10 +237,11 @@ class World:
         self.deaf: dict[Redis, float] = {}  # clients of a Redis that has forgotten what they had subscribed, and when
         self.accident = -ACCIDENT  # when a process of wsd last died or stood still
         self._blows: list[tuple[float, int]] = []  # when that has happened, and how bad it was
-        # Whether no fault is on that a link to Redis may be lost for.
         # Whether so much comes at once that links and clients may not keep up.
-        much = ("a_burst" in self.swarm.faults, max(self.swarm.padding) > 1000, self.slowest > 0.1)
+        is_slow = self.slowest > 0.1 or "the_network_is_bad" in self.swarm.faults
+        much = ("a_burst" in self.swarm.faults, max(self.swarm.padding) > 1000, is_slow)
         self._is_flooded = sum(much) >= 2
+        # Whether no fault is on that a link to Redis may be lost for.
         self._is_redis_well = not (self.swarm.output_limits or self._is_flooded or self.swarm.faults & AGAINST_REDIS)
         self._publishing = True
         self._mended = True  # whether nothing goes wrong yet, or any more
@@ -482,6 +483,11 @@ class World:
         if self.clients and random.random() < 0.5:
             client, one = random.choice(self.clients), random.choice(topics)
             self.loop.call_later(self._soon(), client.come_or_go, one, context=Context())
+
+    def has_come(self, topic: str) -> None:
+        """A client has read that it is subscribed to a topic: what is published now it must not miss."""
+        if self._random.random() < 0.3:
+            self.loop.call_later(self._soon(), self.publish, topic, 0, context=Context())
 
     def _soon(self) -> float:
         """Seconds in which what is on its way now has not arrived, or just has."""
