@@ -159,6 +159,11 @@ class Client:
             leaves = connection.diary.listening(topic) and self.random.random() < 0.5
             connection.ask("unsubscribe" if leaves else "subscribe", topic)
 
+    def hurry(self) -> None:
+        """Send far more requests than a client may."""
+        if self.connection is not None and self.connection.acts and not self.calm:
+            self.connection.flood()
+
     def _subscribe(self, connection: Connection) -> None:
         topics = self.world.swarm.topics
         connection.ask("subscribe", topics[int(self.random.random() * len(topics))])

@@ -281,7 +281,9 @@ class Connection(asyncio.Protocol):
                 self.ask("authorization", token.text)
 
     def flood(self) -> None:
-        """Send far more requests than a client may."""
+        """Send far more requests than a client may. Who does so again and again, and reads no reply, is closed."""
+        if self.flooded:
+            self.excuses.add(1008)
         self.flooded = True
         for _ in range(FLOOD):
             self.ask("ping", whole=True)

@@ -18,7 +18,7 @@ from tests.simulation.sites import WSD
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-__all__ = ["FAULTS", "KINDS", "mend_all"]
+__all__ = ["FAULTS", "KINDS", "mend_all", "mend_one"]
 
 Fault: TypeAlias = "Callable[[World, Random], str]"
 
@@ -253,19 +253,28 @@ def the_clock_is_set(world: World, random: Random) -> str:
 
 @_fault("wsd")
 def wsd_is_reloaded(world: World, random: Random) -> str:
-    """New code and new settings."""
+    """New code and new settings, perhaps while a client sends more than it may."""
+    if random.random() < 0.2:
+        random.choice(world.clients).hurry()
     world.service.reload()
     return "reload"
 
 
 @_fault("wsd")
 def a_process_is_killed(world: World, random: Random) -> str:
-    """A process of wsd dies."""
+    """A process of wsd dies, perhaps again and again, and somebody reloads because of that."""
     process = _process(world, random)
     if process is None:
         return ""
     world.service.kill(process)
-    return f"{process} is killed"
+    if random.random() < 0.8:
+        return f"{process} is killed"
+    times, seconds = random.choice((1, 2, 4)), 2.0 * random.random()
+    for number in range(times):
+        _later(world, (number + random.random()) * seconds, partial(_kill, world, random))
+    if random.random() < 0.5:
+        _later(world, (times + random.random()) * seconds, partial(_reload, world))
+    return f"{process} is killed, and {times} more within {times * seconds:.1f} s"
 
 
 @_fault("wsd")
@@ -285,6 +294,19 @@ def a_process_stands_still(world: World, random: Random) -> str:
 def _process(world: World, random: Random) -> Process | None:
     processes = [process for process in world.service.processes if process.alive]
     return random.choice(processes) if processes else None
+
+
+def _kill(world: World, random: Random) -> None:
+    process = _process(world, random)
+    if process is not None and not world.mended:
+        world.note(f"{process} is killed, too")
+        world.service.kill(process)
+
+
+def _reload(world: World) -> None:
+    if not world.mended:
+        world.note("reload, because of that")
+        world.service.reload()
 
 
 def _endpoint(world: World, random: Random) -> Endpoint | None:
@@ -307,14 +329,35 @@ def _cut(world: World, ways: list[tuple[str, str]], seconds: float) -> None:
         _later(world, seconds, partial(world.network.mend, *way))
 
 
+def mend_one(world: World, random: Random) -> str:
+    """Make a server of those whole where something is broken; return what has been done, "" if nothing was."""
+    broken = [
+        server
+        for server in world.site.servers
+        if not server.works or server.is_paused() or any(server.host in way for way in world.network.cuts)
+    ]
+    if not broken:
+        return ""
+    server = random.choice(broken)
+    _mend(world, server)
+    return f"{server.process} is whole again, and the way to it"
+
+
 def mend_all(world: World) -> None:
     """Make everything whole."""
     for way in world.network.cuts:
         world.network.mend(*way)
     for server in world.site.servers:
-        if not server.process.alive:
-            server.start()
-        _thaw(world, server.process)
-        server.unpause()
-        _permit(server)
+        _mend(world, server)
     world.service.go_on()
+
+
+def _mend(world: World, server: Server) -> None:
+    if not server.process.alive:
+        server.start()
+    _thaw(world, server.process)
+    server.unpause()
+    _permit(server)
+    for way in world.network.cuts:
+        if server.host in way:
+            world.network.mend(*way)

@@ -229,7 +229,7 @@ class _Sharded:
             owner.execute_spublish(channel, payload)
         except Error:
             return False
-        # Who listens there now has missed nothing. Another one may not hear that it has left the node that has forgotten.
+        # Who listens there now has missed nothing. Another may not hear that it has left the node that has forgotten.
         listening = {client.name for client in owner.shards.get(channel, ())}
         return _known(self._cluster.nodes, channel, listening)
 

@@ -109,6 +109,8 @@ class Swarm:
         deaths = {}
         if random.random() < 0.4:
             deaths = {step: random.choice((0.0, 0.0, 0.05, 0.3)) for step in steps}
+        elif random.random() < 0.3:  # a single one excuses little
+            deaths = dict.fromkeys(random.sample(steps, 3), 0.1)
         return cls(
             kind=random.choice(KINDS),
             seconds=seconds,

@@ -24,6 +24,7 @@ from wsd.supervisor.child import Stage
 if TYPE_CHECKING:
     from tests.simulation.redis import Client as Redis
     from tests.simulation.world import World
+    from wsd.supervisor.team import Seat, Team
     from wsd.worker.worker import Worker
 
 __all__ = ["Watch", "holdings"]
@@ -57,6 +58,9 @@ AUTH_TIMEOUT = 10.0
 AUTH_LATE = 3.0
 """Seconds that it may take longer, until wsd looks again and the client hears of it."""
 
+EMPTY = 2.0
+"""Seconds, at most, in which nobody cares for a place that has no worker."""
+
 LARGEST_PASS = 4 * 2**20
 """Bytes that one pass of the fan-out may bring a connection, beyond its bound: it is closed then."""
 
@@ -85,6 +89,7 @@ class Watch:
         self._overdue: dict[str, float] = {}  # connections whose token is good no more, and since when
         self._stuck: dict[Endpoint, tuple[int, float]] = {}  # what a client with a backlog had taken, and since when
         self._frozen: dict[Process, float] = {}  # workers that stand still, and since when somebody could see that
+        self._empty: dict[Seat, float] = {}  # places for which nobody starts a worker, and since when
         self._paused_at = 0.0  # when Redis last let writes wait
 
     @property
@@ -229,6 +234,7 @@ class Watch:
         self._frozen = {}
         if supervisor is None or supervisor.frozen or team is None or not team.complete.is_set():
             return
+        self._look_at_seats(team, supervisor)
         seated = {seat.child.pid for seat in team.seats if seat.child is not None and seat.child.stage is Stage.READY}
         for process, _ in service.serving:
             if not process.frozen or process.pid not in seated:
@@ -242,6 +248,16 @@ class Watch:
                 self._tell(f"{process} stands still since {since:.1f}, and /readyz of the service says 200")
             if now - since > timeout + STACKS_PATIENCE + 3 + 2 * pace:
                 self._tell(f"{process} stands still since {since:.1f}, and nobody has put it down")
+
+    def _look_at_seats(self, team: Team, supervisor: Process) -> None:
+        """A place without a worker is about to have one."""
+        now, seen = self._world.loop.now, self._empty
+        self._empty = {}
+        for seat in team.seats:
+            if seat.child is None and seat.comes is None and seat.timer is None and not team.closing:
+                since = self._empty[seat] = max(seen.get(seat, now), supervisor.thawed)
+                if now - since > EMPTY:
+                    self._tell(f"there is no worker {seat.number} since {since:.1f}, and none is about to be started")
 
     def _tell(self, what: str) -> None:
         if what not in self._told:

@@ -24,7 +24,7 @@ from tests.simulation import cluster, sentinel
 from tests.simulation.chance import EPOCH, Clock
 from tests.simulation.clients import Client
 from tests.simulation.connection import LATE, PORT, Connection, Token
-from tests.simulation.faults import FAULTS, KINDS, mend_all
+from tests.simulation.faults import FAULTS, KINDS, mend_all, mend_one
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.network import Endpoint, Network
 from tests.simulation.redis import Client as Redis
@@ -127,8 +127,9 @@ BOUNDS = {
     (fanout, "SLICE"): (fanout.SLICE, 0.0),
     (balance, "WORTHWHILE"): (balance.WORTHWHILE, 1),
     (vitals, "AUDIT_BATCH"): (vitals.AUDIT_BATCH, 2),
+    (vitals, "AUDIT_INTERVAL"): (vitals.AUDIT_INTERVAL, 3.0),
 }
-"""Bounds of wsd, and how small they are in a world where they shall be reached."""
+"""Bounds of wsd, and how small they are in a world where they shall be reached, and meet with everything else."""
 
 COMMANDS = dict.fromkeys((b"SUBSCRIBE", b"UNSUBSCRIBE", b"SSUBSCRIBE", b"SUNSUBSCRIBE"), 0.3)
 """How likely something else happens while the answer to a command is on its way; less likely if it is another one."""
@@ -244,7 +245,7 @@ class World:
         # Whether no fault is on that a link to Redis may be lost for.
         self._is_redis_well = not (self.swarm.output_limits or self._is_flooded or self.swarm.faults & AGAINST_REDIS)
         self._publishing = True
-        self._mended = True  # whether nothing goes wrong yet, or any more
+        self.mended = True  # whether nothing goes wrong yet, or any more
         self._dying = Random(f"{seed} deaths")
         self._kinds = [kind for kind in FAULTS if kind in self.swarm.faults]
         for (module, name), seconds in EACH.items():
@@ -446,7 +447,7 @@ class World:
     async def _go_wrong(self) -> None:
         swarm, plan = self.swarm, Random(f"{self.seed} plan")
         end = self.loop.now + swarm.seconds
-        self._mended = False
+        self.mended = False
         number = 0
         while self.cut.most is None or number < self.cut.most:
             wait, kind = waits(plan, swarm.fault_period), plan.choice(self._kinds)
@@ -530,7 +531,7 @@ class World:
 
     def _reached(self, step: Any) -> None:
         """A process has reached a step: perhaps it dies there, or stands still, and another one dies meanwhile."""
-        if self._mended:
+        if self.mended:
             return
         self._act_around()
         self._perhaps_break("step", step.name, self._soon)
@@ -551,20 +552,25 @@ class World:
             self.loop.call_later(seconds * self._dying.random(), self._kill_youngest, context=Context())
 
     def _perhaps_break(self, where: str, name: str, wait: Callable[[], float]) -> None:
-        """Perhaps let a fault happen at a step, or at a command, after so many seconds."""
+        """Perhaps let a fault happen at a step, or at a command, after so many seconds, or let one be over."""
         random = self._dying
         if random.random() < self.swarm.mishap:
-            kind, plan = random.choice(self._kinds), Random(f"{self.seed} at a {where} {random.random()}")
-            self.loop.call_later(wait(), self._break_at, name, kind, plan, context=Context())
+            plan = Random(f"{self.seed} at a {where} {random.random()}")
+            self.loop.call_later(wait(), self._break_at, name, plan, context=Context())
 
-    def _break_at(self, what: str, kind: str, random: Random) -> None:
-        if not self._mended:
-            self._break(kind, random, f"at {what}")
+    def _break_at(self, what: str, random: Random) -> None:
+        if self.mended:
+            return
+        if random.random() < 0.3 and (said := mend_one(self, random)):
+            self.note(f"at {what}: {said}")
+            self._act_around()
+        else:
+            self._break(random.choice(self._kinds), random, f"at {what}")
 
     def _commanded(self, client: Redis, words: Sequence[bytes]) -> None:
         """Redis has carried out a command, and the answer is on its way: perhaps something else happens meanwhile."""
         random, command = self._dying, words[0].upper()
-        if self._mended or not client.name.startswith(b"wsd:") or random.random() >= COMMANDS.get(command, 0.02):
+        if self.mended or not client.name.startswith(b"wsd:") or random.random() >= COMMANDS.get(command, 0.02):
             return
         topics = [topic for topic in self.swarm.topics if topic.encode() in words]
         if command in COMMANDS and topics:
@@ -573,7 +579,7 @@ class World:
 
     def _kill_youngest(self) -> None:
         """Let the process die that was started last, while another one stands still that may wait for it."""
-        if not self._mended and (processes := self.service.processes):
+        if not self.mended and (processes := self.service.processes):
             self.note(f"{processes[-1]} dies meanwhile")
             self.service.kill(processes[-1])
 
@@ -581,7 +587,7 @@ class World:
 
     async def _heal(self) -> None:
         self.note("everything is mended")
-        self._mended, mended = True, self.loop.now
+        self.mended, mended = True, self.loop.now
         mend_all(self)
         for client in self.clients:
             client.calm = True
