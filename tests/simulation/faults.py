@@ -145,7 +145,7 @@ def redis_fails_over(world: World, random: Random) -> str:
 @_fault("Redis")
 def topics_move(world: World, random: Random) -> str:
     """Topics move to another server."""
-    return world.site.move(random, random.choice(world.swarm.topics).encode())
+    return world.site.move(random, world.topic(random).encode())
 
 
 @_fault("Redis")
@@ -233,7 +233,7 @@ def a_client_is_cut_off(world: World, random: Random) -> str:
 @_fault("outside")
 def a_burst(world: World, random: Random) -> str:
     """Many messages at once."""
-    topic = random.choice(world.swarm.topics)
+    topic = world.topic(random)
     count, padding = random.choice((5, 5, 20, 20, 200)), random.choice((0, 500, *world.swarm.padding))
     for _ in range(count):
         world.publish(topic, padding)

@@ -62,6 +62,7 @@ class Swarm:
     faults: frozenset[str]  # kinds of faults that are on
     company: float = 0.0  # how likely a fault comes right behind the one before
     mishap: float = 0.0  # how likely a fault comes at a step of a reload or of a hand-over, or at a command to Redis
+    mends: float = 0.0  # how likely one ends there instead, if there is one
     habits: dict[str, float] = field(default_factory=dict)  # seconds between two times, by what clients do
     pace: float = 1.0  # how many times slower everything is that wsd does again and again: in worlds that last long
     leisure: float = 1.0  # the same, of how clients, nodes and Sentinels look after each other
@@ -125,6 +126,7 @@ class Swarm:
             faults=frozenset(chosen),
             company=_one_of(random, (0.0, 0.0, 0.2)),
             mishap=_one_of(random, (0.0, 0.0, 0.05, 0.2)),
+            mends=_one_of(random, (0.2, 0.8)),
             habits={habit: period * slowdown for habit, period in habits.items()},
             pace=pace,
             leisure=leisure,

@@ -72,10 +72,14 @@ CALM = 60.0
 LOOKS = 8
 """Looks at what a worker holds."""
 
-NOW_AND_THEN = {
+LOOKS_UP = {
     (wsd.redis.cluster, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
-    (wsd.redis.cluster, "BACKOFF_MAX"): wsd.redis.cluster.BACKOFF_MAX,
     (guides, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
+}
+"""How often wsd asks who is the master, or where the slots are."""
+
+NOW_AND_THEN = {
+    (wsd.redis.cluster, "BACKOFF_MAX"): wsd.redis.cluster.BACKOFF_MAX,
     (cluster, "GOSSIP"): cluster.GOSSIP,
     (cluster, "NODE_TIMEOUT"): cluster.NODE_TIMEOUT,
     (sentinel, "PERIOD"): sentinel.PERIOD,
@@ -247,11 +251,14 @@ class World:
         self._publishing = True
         self.mended = True  # whether nothing goes wrong yet, or any more
         self._dying = Random(f"{seed} deaths")
+        self._subject = ""  # the topic that a fault is about; any if it is empty
         self._kinds = [kind for kind in FAULTS if kind in self.swarm.faults]
         for (module, name), seconds in EACH.items():
             setattr(module, name, seconds * self.swarm.pace)
         for (module, name), seconds in NOW_AND_THEN.items():
             setattr(module, name, seconds * self.swarm.leisure)
+        for (module, name), seconds in LOOKS_UP.items():
+            setattr(module, name, seconds * self.swarm.leisure * (0.1 if self.swarm.tight else 1.0))
         for (module, name), (usual, small) in BOUNDS.items():
             setattr(module, name, small if self.swarm.tight else usual)
         wsd.pipe.PACKET = PACKET if self.swarm.pipe is None else self.swarm.pipe[0]
@@ -551,21 +558,34 @@ class World:
         if self._dying.random() < 0.5:
             self.loop.call_later(seconds * self._dying.random(), self._kill_youngest, context=Context())
 
-    def _perhaps_break(self, where: str, name: str, wait: Callable[[], float]) -> None:
-        """Perhaps let a fault happen at a step, or at a command, after so many seconds, or let one be over."""
+    def _perhaps_break(self, where: str, name: str, wait: Callable[[], float], topic: str = "") -> None:
+        """Perhaps let a fault happen at a step, or at a command, after so many seconds, or let one be over.
+
+        Args:
+            where: it happens.
+            name: of the step, or of the command.
+            wait: says after how many seconds.
+            topic: that it is about; by default any.
+        """
         random = self._dying
         if random.random() < self.swarm.mishap:
             plan = Random(f"{self.seed} at a {where} {random.random()}")
-            self.loop.call_later(wait(), self._break_at, name, plan, context=Context())
+            self.loop.call_later(wait(), self._break_at, name, plan, topic, context=Context())
 
-    def _break_at(self, what: str, random: Random) -> None:
+    def _break_at(self, what: str, random: Random, topic: str) -> None:
         if self.mended:
             return
-        if random.random() < 0.3 and (said := mend_one(self, random)):
+        if random.random() < self.swarm.mends and (said := mend_one(self, random)):
             self.note(f"at {what}: {said}")
             self._act_around()
-        else:
-            self._break(random.choice(self._kinds), random, f"at {what}")
+            return
+        self._subject = topic
+        self._break(random.choice(self._kinds), random, f"at {what}")
+        self._subject = ""
+
+    def topic(self, random: Random) -> str:
+        """The topic that a fault is about."""
+        return self._subject or random.choice(self.swarm.topics)
 
     def _commanded(self, client: Redis, words: Sequence[bytes]) -> None:
         """Redis has carried out a command, and the answer is on its way: perhaps something else happens meanwhile."""
@@ -573,9 +593,10 @@ class World:
         if self.mended or not client.name.startswith(b"wsd:") or random.random() >= COMMANDS.get(command, 0.02):
             return
         topics = [topic for topic in self.swarm.topics if topic.encode() in words]
-        if command in COMMANDS and topics:
-            self._act_around(random.choice(topics))
-        self._perhaps_break("command", command.decode(), lambda: 0.0)
+        topic = random.choice(topics) if command in COMMANDS and topics else ""
+        if topic:
+            self._act_around(topic)
+        self._perhaps_break("command", command.decode(), lambda: 0.0, topic)
 
     def _kill_youngest(self) -> None:
         """Let the process die that was started last, while another one stands still that may wait for it."""
