@@ -267,14 +267,13 @@ def a_process_is_killed(world: World, random: Random) -> str:
     if process is None:
         return ""
     world.service.kill(process)
-    if random.random() < 0.8:
+    if random.random() < 0.7:
         return f"{process} is killed"
     times, seconds = random.choice((1, 2, 4)), 2.0 * random.random()
     for number in range(times):
-        _later(world, (number + random.random()) * seconds, partial(_kill, world, random))
-    if random.random() < 0.5:
-        _later(world, (times + random.random()) * seconds, partial(_reload, world))
-    return f"{process} is killed, and {times} more within {times * seconds:.1f} s"
+        _later(world, (number + random.random()) * seconds, partial(_kill_worker, world, random))
+    _later(world, (times + random.random()) * seconds, partial(_reload, world))
+    return f"{process} is killed, and {times} more within {times * seconds:.1f} s; then somebody reloads"
 
 
 @_fault("wsd")
@@ -296,9 +295,10 @@ def _process(world: World, random: Random) -> Process | None:
     return random.choice(processes) if processes else None
 
 
-def _kill(world: World, random: Random) -> None:
-    process = _process(world, random)
-    if process is not None and not world.mended:
+def _kill_worker(world: World, random: Random) -> None:
+    workers = [process for process in world.service.processes if process is not world.service.supervisor]
+    if workers and not world.mended:
+        process = random.choice(workers)
         world.note(f"{process} is killed, too")
         world.service.kill(process)
 
