@@ -377,16 +377,20 @@ class World:
         self._contest(topic)
 
     def _contest(self, topic: str) -> None:
-        """Note that several nodes claim a topic, or which of them has won.
+        """Note that several servers claim a topic, or which of them has won.
 
-        Who listens to the one that wins may never hear that there was another one, and that messages went there.
+        Who listens to the one that wins may never hear that there was another one, and that messages went there. The
+        same is so if one had won before, and it is another one's now.
         """
-        claimants, book, contested = self.site.claimants(topic.encode()), self.book.at(topic, 0), self._contested[topic]
-        if len(claimants) > 1:
-            contested.append((book.last, self.site.home(topic.encode())))
-        elif claimants:
-            lost = {number for number, published_at in contested if published_at not in claimants}
+        channel, book, contested = topic.encode(), self.book.at(topic, 0), self._contested[topic]
+        claimants, home = self.site.claimants(channel), self.site.home(channel)
+        if claimants:
+            lost = {number for number, published_at in contested if published_at is not home}
             book.uncertain.update(lost - book.refused)
+            contested[:] = [(number, home) for number, _ in contested if number not in lost]
+        if len(claimants) > 1:
+            contested.append((book.last, home))
+        elif claimants:
             contested.clear()
 
     def doubt_latest(self, seconds: float) -> None:
