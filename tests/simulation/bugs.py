@@ -1,10 +1,9 @@
 """Bugs that are planted one by one, to see whether the simulation finds them: ``python -m tests.simulation.bugs``.
 
 Each is a slip that a programmer may make on the way from Redis to the client, and breaks a promise to clients or to
-operators. For each, wsd is copied into a temporary folder, the bug is put into the copy, and the worlds that last for
-less than an hour, or the others, are played with the copy, in the order of their seeds, until something is wrong in one
-that is well without the bug. A bug that is not found in ten minutes says what the worlds lack: a fault, a habit of
-clients, or something that nobody looks at.
+operators. For each, wsd is copied into a temporary folder, the bug is put into the copy, and worlds are played with the
+copy, in the order of their seeds, until something is wrong in one that is well without the bug. A bug that is not found
+in ten minutes says what the worlds lack: a fault, a habit of clients, or something that nobody looks at.
 
 The pieces of text that the bugs replace are held to the code by `tests/simulation/test_bugs.py`.
 """
@@ -26,9 +25,12 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import IO, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from tests import ROOT
+
+if TYPE_CHECKING:
+    from tests.simulation.swarm import Swarm
 
 __all__ = ["BUGS", "CONTROL", "Bug", "Change", "Finding", "Played", "plant", "play_with", "search", "seeds", "table"]
 
@@ -48,11 +50,11 @@ class Bug:
     name: str  # what is wrong, in a sentence
     shown_by: str  # what must happen in a world, and what somebody must look at, for it to be seen
     changes: tuple[Change, ...]
-    is_slow: bool = False  # whether it needs a world that lasts for hours
+    worlds: str = ""  # which ones it needs, of `WORLDS`
 
 
-def _bug(name: str, shown_by: str, *changes: Change, is_slow: bool = False) -> Bug:
-    return Bug(name, shown_by, changes, is_slow)
+def _bug(name: str, shown_by: str, *changes: Change, worlds: str = "") -> Bug:
+    return Bug(name, shown_by, changes, worlds)
 
 
 BUGS = (
@@ -71,7 +73,7 @@ BUGS = (
             'first one."""\n        self._bound = self._first',
             'first one."""\n        self._failures = 0',
         ),
-        is_slow=True,
+        worlds="long",
     ),
     _bug(
         "A Sentinel that refuses the connection ends the task that follows it, and with it the worker.",
@@ -81,12 +83,14 @@ BUGS = (
             "await self._follow(sentinel, waits)\n            except (OSError, LinkError) as exc:",
             "await self._follow(sentinel, waits)\n            except LinkError as exc:",
         ),
+        worlds="sentinel",
     ),
     _bug(
         "The link stays at the former master when the Sentinels name another.",
         "a failover while the old master is cut off from the Sentinels, but not from wsd; the loss must be announced"
         " soon after the failover, and not when all is mended",
         Change("redis/sentinel.py", '        self._relocate(f"{reason} {address}")\n', ""),
+        worlds="sentinel",
     ),
     _bug(
         "One message since the last probe excuses a probe for ever, so a link that delivers no more is not found out.",
@@ -143,6 +147,7 @@ BUGS = (
             "            self.gapped[channel] = None\n            self._metrics.gaps += 1\n        self._events",
             "            self._metrics.gaps += 1\n        self._events",
         ),
+        worlds="cluster",
     ),
     _bug(
         "A channel whose slot has moved is confirmed by its new node without a gap.",
@@ -152,6 +157,7 @@ BUGS = (
             "missed = subscribed or channel in self.gapped",
             "missed = channel in self.gapped",
         ),
+        worlds="cluster",
     ),
     _bug(
         "A channel is confirmed by the node that it has left, with the answer to an older SUBSCRIBE.",
@@ -163,6 +169,7 @@ BUGS = (
             "                self._confirm(channel)\n"
             "            else:",
         ),
+        worlds="cluster",
     ),
     _bug(
         "A channel that lingered counts as subscribed on the next connection, too.",
@@ -234,6 +241,7 @@ BUGS = (
             '        finally:\n            wire.fail("not needed any more")\n        return _parse',
             "        finally:\n            pass\n        return _parse",
         ),
+        worlds="cluster",
     ),
     _bug(
         "The link to a node that has no channels any more stays open, and another is opened later.",
@@ -243,6 +251,7 @@ BUGS = (
             "                self._tasks.pop(place).cancel()\n",
             "                self._tasks.pop(place)\n",
         ),
+        worlds="cluster",
     ),
     _bug(
         "/readyz says ready before the channels are subscribed again.",
@@ -261,6 +270,7 @@ BUGS = (
             "        self._doubters[place] = None\n        self._doubted.set()\n",
             "        self._doubters[place] = None\n",
         ),
+        worlds="cluster",
     ),
     # Delivery.
     _bug(
@@ -396,6 +406,7 @@ BUGS = (
             "            session._expires = now + record.seconds_to_authorize\n",
             "            session._expires = now + limits.auth_timeout\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "A connection that ends while it is not read from is looked at each second for ever.",
@@ -468,16 +479,19 @@ BUGS = (
             "            self._fanout.barrier(partial(self._cut, cohort, channel))\n",
             "            self._cut(cohort, channel)\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "The taker keeps what its fan-out had from before the mark, so it comes twice.",
         "a reload while messages follow each other closely, and others listen at the new worker",
         Change("handover/taker.py", "            standin.forget()\n", "            pass\n"),
+        worlds="reloads",
     ),
     _bug(
         "The taker passes no fence, so what the giver has delivered comes again.",
         "a reload whose cut is unknown, while Redis is slow",
         Change("handover/taker.py", "            await pass_fences(self._topics, self._source, rest)\n", ""),
+        worlds="reloads",
     ),
     _bug(
         "Nobody is told of a gap when the cut is unknown and Redis delivers the topic.",
@@ -487,6 +501,7 @@ BUGS = (
             "            if not self._source.missed(self._topics.channel(topic)):\n",
             "            if not (self._source.missed(self._topics.channel(topic)) or self._source.up):\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "What the giver had missed and not announced is not announced by the taker either.",
@@ -497,6 +512,7 @@ BUGS = (
             "            self._tell_of_gap(topic, cohort.of(topic))\n",
             "",
         ),
+        worlds="reloads",
     ),
     _bug(
         "A gap notice that is not written yet misses the one who takes a listener's place.",
@@ -506,6 +522,7 @@ BUGS = (
             "        for listeners in (self._listeners, *self.noticed):\n",
             "        for listeners in (self._listeners,):\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "What was too much for a stand-in is lost, and the client stays.",
@@ -516,11 +533,13 @@ BUGS = (
             "            connection.close_with(Close.SLOW_CONSUMER, TOO_SLOW)\n",
             "",
         ),
+        worlds="reloads",
     ),
     _bug(
         "Any answer to a mark will do, also when the two workers are at different servers.",
         "a reload while one of two links is at another node of a cluster with classic Pub/Sub",
         Change("handover/taker.py", "            if count != BOTH:\n", "            if not isinstance(count, int):\n"),
+        worlds="reloads",
     ),
     _bug(
         "What the stand-ins have kept is lost when the connection arrives.",
@@ -530,6 +549,7 @@ BUGS = (
             "connection.arrive(frame for standin in standins.values() for frame in standin.frames)",
             "connection.arrive()",
         ),
+        worlds="reloads",
     ),
     _bug(
         "What a stand-in has kept is lost when the connection stays.",
@@ -539,6 +559,7 @@ BUGS = (
             "            for frames in standin.frames:\n                connection.write(frames)\n",
             "",
         ),
+        worlds="reloads",
     ),
     _bug(
         "Connections that were on their way when the taker died are left on nobody.",
@@ -550,11 +571,13 @@ BUGS = (
             "        self._cohorts.clear()",
             "        self._cohorts.clear()",
         ),
+        worlds="reloads",
     ),
     _bug(
         "The beginning of a frame that has not come whole is lost on the way.",
         "a reload while a client has sent the first half of a request",
         Change("clients/moving.py", "unread=sansio.unread(self.protocol),", 'unread=b"",'),
+        worlds="reloads",
     ),
     _bug(
         "A connection that moves is still read from.",
@@ -564,6 +587,7 @@ BUGS = (
             "        self._on_end = on_end\n        self._pause_reading()\n",
             "        self._on_end = on_end\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "A client that is read from again after a pause is read from while it moves.",
@@ -574,6 +598,7 @@ BUGS = (
             "        self._carry_out(self.session.suspend())",
             "        self._carry_out(self.session.suspend())",
         ),
+        worlds="reloads",
     ),
     _bug(
         "Each connection that moves leaves a descriptor open where it was.",
@@ -583,6 +608,7 @@ BUGS = (
             "self._pipe.send(message, [descriptor], gives=True)",
             "self._pipe.send(message, [descriptor])",
         ),
+        worlds="reloads",
     ),
     _bug(
         "The marks of a hand-over stay subscribed.",
@@ -592,6 +618,7 @@ BUGS = (
             "        for mark in self._marks.values():\n            self._topics.remove(mark)\n",
             "",
         ),
+        worlds="reloads",
     ),
     # The supervisor.
     _bug(
@@ -621,6 +648,7 @@ BUGS = (
             "        if child.status is not None:\n",
             "        if child.stage is Stage.LEAVING:\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "If the old worker and the new one die during a reload, the place stays empty.",
@@ -630,6 +658,7 @@ BUGS = (
             "            if seat.child is None:  # the old one has ended meanwhile\n                team.fill(seat)\n",
             "",
         ),
+        worlds="reloads",
     ),
     _bug(
         "If the taker dies, those that are left are closed, and not handed to the next worker.",
@@ -639,6 +668,7 @@ BUGS = (
             "            if not attempt.left or not await self._has_died(taker):\n                break\n",
             "            break\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "Clients are moved to even out the load while a reload moves them, too.",
@@ -648,6 +678,7 @@ BUGS = (
             "            async with self._moving:\n                outcome = await self._look()\n",
             "            outcome = await self._look()\n",
         ),
+        worlds="reloads",
     ),
     _bug(
         "A place whose worker is about to be started gets a second one after a reload.",
@@ -657,6 +688,7 @@ BUGS = (
             "        self._replaced += 1\n        if seat.timer is not None:\n            seat.timer.cancel()\n",
             "        self._replaced += 1\n",
         ),
+        worlds="reloads",
     ),
 )
 """The bugs, in the order of the way from Redis to the client, the hand-over and the supervisor last."""
@@ -808,14 +840,26 @@ def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterabl
     return finding
 
 
-def seeds(*, slow: bool) -> Iterator[int]:
-    """The seeds of the worlds that last for an hour or more, or of all others, from 1 on."""
-    from tests.simulation.faults import KINDS
-    from tests.simulation.swarm import HOUR, Swarm
+HOUR = 3600.0
+
+WORLDS: dict[str, Callable[[Swarm], bool]] = {
+    "": lambda swarm: swarm.seconds < HOUR,
+    "long": lambda swarm: swarm.seconds >= HOUR,
+    "cluster": lambda swarm: swarm.seconds < HOUR and swarm.kind == "cluster",
+    "sentinel": lambda swarm: swarm.seconds < HOUR and swarm.kind == "sentinel",
+    "reloads": lambda swarm: swarm.seconds < HOUR and "wsd_is_reloaded" in swarm.faults,
+}
+"""Worlds in which a bug is looked for: those that have what it is about. One that lasts for hours costs as much as ten."""
+
+
+def seeds(worlds: str) -> Iterator[int]:
+    """The seeds of some worlds, of `WORLDS`, from 1 on."""
+    from tests.simulation.faults import KINDS  # these import wsd, which the child may not yet
+    from tests.simulation.swarm import Swarm
     from tests.simulation.world import STEPS
 
-    drawn = ((seed, Swarm.drawn(Random(f"{seed} swarm"), KINDS, STEPS)) for seed in count(1))
-    return (seed for seed, swarm in drawn if (swarm.seconds >= HOUR) is slow)
+    fits = WORLDS[worlds]
+    return (seed for seed in count(1) if fits(Swarm.drawn(Random(f"{seed} swarm"), KINDS, STEPS)))
 
 
 def table(findings: Sequence[Finding]) -> str:
@@ -877,7 +921,7 @@ def main() -> int:
 
         def look_for(bug: Bug) -> Finding:
             with plant(bug) as folder, play_with(folder) as play:
-                return search(bug, play, play_unchanged, args.minutes * 60, seeds(slow=bug.is_slow))
+                return search(bug, play, play_unchanged, args.minutes * 60, seeds(bug.worlds))
 
         pool = stack.enter_context(ThreadPoolExecutor(args.jobs))
         for done in as_completed([pool.submit(look_for, bug) for bug in chosen]):

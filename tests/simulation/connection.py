@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._tokens: deque[Token] = deque()  # those that nobody has answered yet
         self._refused = False
         self._mistakes = 0  # bad requests that it has sent
-        self._replies = (0.0, 0)  # when the last one was read, and how many were then
+        self._replies = (0.0, 0.0)  # when the last two were read, the newer one first
         self._newest = 0  # the serial number of the message that was published last of those that have come
 
     @property
@@ -159,8 +159,7 @@ class Connection(asyncio.Protocol):
             request = None  # this does not answer it
         if request is not None:
             self._check_reply(request, message)
-            at, count = self._replies
-            self._replies = (now, count + 1 if at == now else 1)
+            self._replies = (now, self._replies[0])
         if message.get("action") == "message":
             self._check_message(message, now)
         elif message.get("action") == "gap":
@@ -211,8 +210,9 @@ class Connection(asyncio.Protocol):
         stretch = self.diary.listening(topic)
         if self.excuses or now < self._world.calm_since or "the_network_is_bad" in self._world.swarm.faults:
             return  # they may have been sent at different times, and were read at once
-        if self._replies != (now, 1):
-            return  # the confirmation may have waited for an earlier reply
+        newer, older = self._replies
+        if newer != now or newer - older < 2 * self._world.slowest:
+            return  # the confirmation may have waited for an earlier reply, and they were read in pieces
         if stretch is not None and stretch.runs == [GAP] and stretch.since == now:
             self.diary.problem(f"a gap of {topic} came with the confirmation of its subscription")
 

@@ -75,6 +75,7 @@ class Swarm:
     output_limits: tuple[int, int, float] | None = None  # of subscribers: hard, soft, and seconds; None: as usual
     pubsub_when_down: bool = True  # whether a Cluster that is down serves sharded channels
     tight: bool = False  # whether bounds are so small that they are reached
+    keen: bool = False  # whether wsd asks Redis again and again how it stands
     pipe: tuple[int, int] | None = None  # bytes of a packet between processes, and of all that wait; None: as usual
     latency: float = 0.0005  # seconds that a packet takes at most
     turn: float = 0.000_001  # seconds that a turn of the event loop takes
@@ -143,6 +144,7 @@ class Swarm:
             output_limits=_one_of(random, (None, None, None, (256 * 1024, 64 * 1024, 5.0))),
             pubsub_when_down=random.random() < 0.7,
             tight=is_tight,
+            keen=random.random() < 0.5,
             pipe=_one_of(random, (None, None, (2048, 16_384))),
         )
 

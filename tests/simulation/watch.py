@@ -116,7 +116,9 @@ class Watch:
 
     def _look(self, process: Process, worker: Worker, silent: bool) -> None:
         world, now = self._world, self._world.loop.now
-        seen = self._seen.setdefault(process, _Seen())
+        if (seen := self._seen.get(process)) is None:
+            seen = self._seen[process] = _Seen()
+            self._listen_in(process, worker)
         connects, seen.connects = seen.connects, worker.metrics.link_connects
         if not silent or process.frozen or worker.gateway.draining or connects != seen.connects:
             seen.silent_since = None
@@ -128,6 +130,17 @@ class Watch:
         for connection in worker.gateway.connections:
             if connection.backlog_bytes > most:
                 self._tell(f"{process}: a backlog has {connection.backlog_bytes} bytes, more than {most}")
+
+    def _listen_in(self, process: Process, worker: Worker) -> None:
+        """What is said to be confirmed is delivered by the link that it should come by."""
+        confirm = worker.topics.confirm
+
+        def confirmed(channel: bytes) -> None:
+            if not worker.source.stream(channel):
+                self._tell(f"{process} takes {channel.decode()} for confirmed, which no link delivers where it should")
+            confirm(channel)
+
+        worker.topics.confirm = confirmed  # type: ignore[method-assign]
 
     def _stirred(self) -> float:
         """When a server, or the way to one, has last come back, perhaps only for a moment."""
@@ -180,7 +193,7 @@ class Watch:
             server = client.server
             if client not in server.clients or client.subscribed:
                 del world.deaf[client]
-            elif not is_reached(world.network, server) or server.is_paused() or now - world.accident < self._doubt:
+            elif not is_reached(world.network, server) or server.is_paused() or self._is_dazed(client):
                 world.deaf[client] = now
             elif now - since > self._doubt:
                 del world.deaf[client]
@@ -197,6 +210,14 @@ class Watch:
                     elif now - since > AUDIT_INTERVAL + self._doubt + world.swarm.heartbeat:
                         client.forgotten[channel] = now
                         self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
+
+    def _is_dazed(self, client: Redis) -> bool:
+        """Whether the process of wsd that has a link may not have looked at it: it stands still, or has just."""
+        world = self._world
+        process = next((process for process, _ in world.service.serving if _is_of(client, process)), None)
+        return world.loop.now - world.accident < self._doubt or (
+            process is not None and (process.frozen or world.loop.now - process.thawed < self._doubt)
+        )
 
     def _wanted_by(self, client: Redis) -> list[bytes]:
         """The channels of topics that a worker wants, if this client of a Redis is its link."""

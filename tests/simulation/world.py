@@ -69,14 +69,16 @@ MOST_WORK = 1_500_000
 CALM = 60.0
 """Seconds after a process of wsd has died or stood still in which its clocks are late, and much is read at once."""
 
-LOOKS = 8
+SAMPLES = 8
 """Looks at what a worker holds."""
 
-LOOKS_UP = {
-    (wsd.redis.cluster, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
-    (guides, "REFRESH_INTERVAL"): REFRESH_INTERVAL,
+LOOKS = {
+    (wsd.redis.cluster, "REFRESH_INTERVAL"): (REFRESH_INTERVAL, 0.6),
+    (guides, "REFRESH_INTERVAL"): (REFRESH_INTERVAL, 0.6),
+    (vitals, "AUDIT_INTERVAL"): (vitals.AUDIT_INTERVAL, 1.0),
 }
-"""How often wsd asks who is the master, or where the slots are."""
+"""How often wsd asks Redis who is the master, where the slots are, and what is subscribed, and how often where it is
+keen: what it learns shall meet with everything else."""
 
 NOW_AND_THEN = {
     (wsd.redis.cluster, "BACKOFF_MAX"): wsd.redis.cluster.BACKOFF_MAX,
@@ -131,9 +133,8 @@ BOUNDS = {
     (fanout, "SLICE"): (fanout.SLICE, 0.0),
     (balance, "WORTHWHILE"): (balance.WORTHWHILE, 1),
     (vitals, "AUDIT_BATCH"): (vitals.AUDIT_BATCH, 2),
-    (vitals, "AUDIT_INTERVAL"): (vitals.AUDIT_INTERVAL, 3.0),
 }
-"""Bounds of wsd, and how small they are in a world where they shall be reached, and meet with everything else."""
+"""Bounds of wsd, and how small they are in a world where they shall be reached."""
 
 COMMANDS = dict.fromkeys((b"SUBSCRIBE", b"UNSUBSCRIBE", b"SSUBSCRIBE", b"SUNSUBSCRIBE"), 0.3)
 """How likely something else happens while the answer to a command is on its way; less likely if it is another one."""
@@ -257,8 +258,8 @@ class World:
             setattr(module, name, seconds * self.swarm.pace)
         for (module, name), seconds in NOW_AND_THEN.items():
             setattr(module, name, seconds * self.swarm.leisure)
-        for (module, name), seconds in LOOKS_UP.items():
-            setattr(module, name, seconds * self.swarm.leisure * (0.1 if self.swarm.tight else 1.0))
+        for (module, name), (usual, often) in LOOKS.items():
+            setattr(module, name, often * self.swarm.pace if self.swarm.keen else usual * self.swarm.leisure)
         for (module, name), (usual, small) in BOUNDS.items():
             setattr(module, name, small if self.swarm.tight else usual)
         wsd.pipe.PACKET = PACKET if self.swarm.pipe is None else self.swarm.pipe[0]
@@ -711,7 +712,7 @@ class World:
     async def _holdings(self) -> list[dict[str, float]]:
         """What each worker holds; the least of several looks, because something is under way now and then."""
         least: dict[Process, dict[str, float]] = {}
-        for _ in range(LOOKS):
+        for _ in range(SAMPLES):
             for process, worker in self.service.serving:
                 now = holdings(process, worker, len(self.network.held(process)), self.loop.timers(process))
                 before = least.get(process, now)
