@@ -849,7 +849,8 @@ WORLDS: dict[str, Callable[[Swarm], bool]] = {
     "sentinel": lambda swarm: swarm.seconds < HOUR and swarm.kind == "sentinel",
     "reloads": lambda swarm: swarm.seconds < HOUR and "wsd_is_reloaded" in swarm.faults,
 }
-"""Worlds in which a bug is looked for: those that have what it is about. One that lasts for hours costs as much as ten."""
+"""Worlds in which a bug is looked for: those that have what it is about. One that lasts for hours costs as much as ten
+others."""
 
 
 def seeds(worlds: str) -> Iterator[int]:
