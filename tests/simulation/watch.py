@@ -14,9 +14,10 @@ from wsd.admin.service import unready
 from wsd.clients.phases import CLOSE_TIMEOUT
 from wsd.handover.fence import FENCE_PATIENCE
 from wsd.handover.marks import CONFIRM_PATIENCE
+from wsd.redis import vitals
 from wsd.redis.sentinel import REVIEW_INTERVAL
 from wsd.redis.topology import REFRESH_INTERVAL
-from wsd.redis.vitals import AUDIT_INTERVAL, PAUSED_HEARTBEATS
+from wsd.redis.vitals import PAUSED_HEARTBEATS
 from wsd.supervisor import pages
 from wsd.supervisor.autopsy import STACKS_PATIENCE
 from wsd.supervisor.child import Stage
@@ -207,7 +208,7 @@ class Watch:
                 for channel, since in client.forgotten.items():
                     if not is_reached(world.network, server) or server.is_paused() or channel not in wanted:
                         client.forgotten[channel] = now
-                    elif now - since > AUDIT_INTERVAL + self._doubt + world.swarm.heartbeat:
+                    elif now - since > vitals.AUDIT_INTERVAL + self._doubt + world.swarm.heartbeat:
                         client.forgotten[channel] = now
                         self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
 
@@ -245,7 +246,7 @@ class Watch:
                 # Between two looks it may have been found out, and forgotten again.
                 since = max((seen.get((process, topic), now), *(client.forgotten.get(channel, 0.0) for client in near)))
                 self._astray[process, topic] = since
-                if now - since > misled + (AUDIT_INTERVAL if near else 0):
+                if now - since > misled + (vitals.AUDIT_INTERVAL if near else 0):
                     self._tell(f"{process} says 200, and {topic} is not subscribed at {home.process}")
 
     def _look_at_processes(self) -> None:
