@@ -196,7 +196,7 @@ class Watch:
                 del world.deaf[client]
             elif not is_reached(world.network, server) or server.is_paused() or self._is_dazed(client):
                 world.deaf[client] = now
-            elif now - since > self._doubt:
+            elif now - since > self._doubt + (vitals.AUDIT_INTERVAL if self._is_unprobed(client) else 0):
                 del world.deaf[client]
                 self._tell(f"{client.name.decode()} keeps a connection to {server.process} that delivers nothing")
 
@@ -218,6 +218,13 @@ class Watch:
         process = next((process for process, _ in world.service.serving if _is_of(client, process)), None)
         return world.loop.now - world.accident < self._doubt or (
             process is not None and (process.frozen or world.loop.now - process.thawed < self._doubt)
+        )
+
+    def _is_unprobed(self, client: Redis) -> bool:
+        """Whether wsd may not publish to itself on a link, or hear of that: only an audit shows then that it is deaf."""
+        serving = self._world.service.serving
+        return any(
+            link.unprobed for process, worker in serving if _is_of(client, process) for link in worker.source.links
         )
 
     def _wanted_by(self, client: Redis) -> list[bytes]:
