@@ -221,7 +221,7 @@ class Watch:
         )
 
     def _is_unprobed(self, client: Redis) -> bool:
-        """Whether wsd may not publish to itself on a link, or hear of that: only an audit shows then that it is deaf."""
+        """Whether wsd may not publish to itself on a link, or hear of it: only an audit shows then that it is deaf."""
         serving = self._world.service.serving
         return any(
             link.unprobed for process, worker in serving if _is_of(client, process) for link in worker.source.links
