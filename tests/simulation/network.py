@@ -260,6 +260,8 @@ class Descriptor:
         owner: the process that has it, or whoever carries it.
     """
 
+    family = socket.AF_INET
+
     def __init__(self, network: Network, number: int, endpoint: Endpoint, owner: object) -> None:
         self._network = network
         self._number = number
@@ -276,7 +278,9 @@ class Descriptor:
         self._network.close(self._number)
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
-        """Options change nothing here."""
+        """Only one option changes something: TCP_USER_TIMEOUT."""
+        if (level, option) == (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT):
+            self.endpoint.user_timeout = value / 1000
 
     def getsockname(self) -> tuple[str, int]:
         """Its address."""

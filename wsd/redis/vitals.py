@@ -18,7 +18,8 @@ that does not hear its master
 The promise is wider because a beat may come late. A beat that is much too late, or that comes while messages wait to
 be read, judges nothing. A server that answers nothing is given most time because no message is missed meanwhile; only,
 nothing can be subscribed. A Redis that has paused writes is left alone for `PAUSED_HEARTBEATS`, because nobody can
-publish then.
+publish then. What looks like that may be a network that has died between two answers; so the kernel ends a connection
+whose other host acknowledges nothing for `UNACKNOWLEDGED_HEARTBEATS`.
 
 Less often, and at each new connection, Redis is asked what it knows of us:
 
@@ -58,6 +59,10 @@ unless configured otherwise; so much is read in seconds."""
 
 PAUSED_HEARTBEATS = 12
 """Heartbeats for which Redis may pause writes. A failover by hand pauses them for some seconds."""
+
+UNACKNOWLEDGED_HEARTBEATS = 2
+"""Heartbeats for which the host of a server may acknowledge nothing (TCP_USER_TIMEOUT). Where answers are due, the link
+is given up sooner."""
 
 AUDIT_INTERVAL = 60.0
 """Seconds between two audits. Asking about 512 channels takes Redis about 0.1 ms."""
@@ -138,6 +143,7 @@ class Vitals:
         self._name, self._role = name, role
         self._audit_at = now + spread(AUDIT_INTERVAL)
         self.problem, self.misplaced = "", False
+        wire.limit_unacknowledged(UNACKNOWLEDGED_HEARTBEATS * self._heartbeat)
         self.probe.reset()
         self._listen_to_probe(wire)
         self._ask_for_overruns(wire, last)

@@ -230,6 +230,17 @@ class Wire(asyncio.Protocol):
         if not full and self.behind:
             self._loop.call_soon(self.read_on)
 
+    def limit_unacknowledged(self, seconds: float) -> None:
+        """Let the kernel end the connection when the other host acknowledges for so long nothing of what is sent.
+
+        See TCP_USER_TIMEOUT in tcp(7). A Unix socket has nothing like it, and needs nothing.
+        """
+        if self._transport.is_closing():
+            return
+        sock: socket.socket = self._transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
     def fail(self, reason: str) -> None:
         """Give the connection up."""
         self.given_up = True

@@ -11,7 +11,7 @@ import pytest
 
 from wsd.metrics import Metrics
 from wsd.redis.channels import Channels
-from wsd.redis.vitals import BEAT, PAUSED_HEARTBEATS, Role, Vitals
+from wsd.redis.vitals import BEAT, PAUSED_HEARTBEATS, UNACKNOWLEDGED_HEARTBEATS, Role, Vitals
 from wsd.redis.wire import CLASSIC, SHARDED, Dialect, Wire
 
 HEARTBEAT = 10.0
@@ -72,6 +72,9 @@ class Server:
         return b"private:%d" % number
 
     # What vitals see of a wire.
+
+    def limit_unacknowledged(self, seconds: float) -> None:
+        self.patience = seconds
 
     def send(
         self,
@@ -202,6 +205,7 @@ def test_a_redis_that_has_paused_writes_is_left_alone_for_long(make_server: Call
         assert not server.failed
     server.beat()
     assert server.failed
+    assert server.patience == UNACKNOWLEDGED_HEARTBEATS * HEARTBEAT, "but not if its host is away"
 
 
 # The probe.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.lib.afar import RedisAfar, needs_namespaces
 from tests.lib.links import HEARTBEAT, linked
 from tests.lib.marks import needs_sharding
 from tests.lib.proxy import Flow, Proxy
@@ -725,3 +726,25 @@ async def test_a_redis_that_has_paused_writes_is_not_left(own_redis: RedisServer
         assert recorder.count("lost") == 0
         own_redis.publish("c", "x")
         await recorder.until("message", b"c", b"x")
+
+
+@needs_namespaces
+async def test_a_network_that_dies_looks_like_paused_writes_only_until_the_kernel_tells() -> None:
+    """When it dies between the answer to PING and that to PUBLISH, Redis might as well have paused writes."""
+    if redis_version() < (6, 2):
+        pytest.skip("CLIENT PAUSE WRITE needs Redis 6.2")
+    server = await asyncio.to_thread(RedisAfar)
+    try:
+        async with linked(server.url) as (link, recorder):
+            await eventually(lambda: link.status.probe_age is not None)
+            server("CLIENT", "PAUSE", 100_000, "WRITE")
+            wire = link._wire
+            assert wire is not None
+            await eventually(lambda: wire.unanswered == "PUBLISH" and wire.waiting(monotonic()) > 2 * HEARTBEAT)
+            server.lose_the_way()
+            await eventually(lambda: not link.up)
+            # Else it would be "no answer to PUBLISH", after PAUSED_HEARTBEATS.
+            assert wire.closed.result() == "connection lost: [Errno 110] Connection timed out"
+            assert recorder.count("lost") == 1
+    finally:
+        await asyncio.to_thread(server.remove)
