@@ -107,7 +107,10 @@ class Swarm:
         pace, leisure = next(((pace, leisure) for least, pace, leisure in PACES if seconds >= least), (1.0, 1.0))
         slowdown = max(1.0, seconds / HOUR)  # of those who live: a day costs no more than some hours
         tokens = _one_of(random, (None, None, (20.0, MINUTE), (MINUTE, HOUR)))
+        # What is interrupted because there is much of it takes long only with many clients on a slow machine.
         is_tight = random.random() < 0.3
+        turn = _one_of(random, (0.000_001, 0.001, 0.005) if is_tight else (0.000_001, 0.000_001, 0.000_001, 0.001))
+        is_slow = is_tight and turn >= 0.001 and seconds <= 10 * MINUTE
         deaths = {}
         if random.random() < 0.4:
             deaths = {step: random.choice((0.0, 0.0, 0.05, 0.3)) for step in steps}
@@ -117,7 +120,7 @@ class Swarm:
             kind=random.choice(KINDS),
             seconds=seconds,
             workers=_one_of(random, (1, 1, 1, 2) if is_long else (1, 1, 2, 2, 3)),
-            clients=_one_of(random, (1, 2, 4) if is_long else (1, 3, 6, 12)),
+            clients=_one_of(random, (1, 2, 4) if is_long else (3, 12, 40, 40) if is_slow else (1, 3, 6, 12)),
             topics=[f"topic-{number}" for number in range(_one_of(random, (1, 3, 10)))],
             message_period=_one_of(random, (0.1, 0.5, 2.0)) * max(1.0, seconds / (5 * MINUTE)),
             batches=_one_of(random, ((1,), (1, 1, 1, 5), (*[1] * 19, 30))),
@@ -136,8 +139,7 @@ class Swarm:
             max_backlog=_one_of(random, (64, 256, 1024)) * 1024,
             tokens=tokens and (tokens[0] * slowdown, tokens[1] * slowdown),
             latency=_one_of(random, (0.0005, 0.0005, 0.02, 0.2)),
-            # What is interrupted because there is much of it takes long only on a slow machine.
-            turn=_one_of(random, (0.000_001, 0.001, 0.005) if is_tight else (0.000_001, 0.000_001, 0.000_001, 0.001)),
+            turn=turn,
             deaths=deaths,
             narrow=random.random() < 0.5,
             version=_one_of(random, ((7, 0, 15), (7, 2, 4), (7, 4, 1))),

@@ -192,7 +192,8 @@ class Watch:
         world, now = self._world, self._world.loop.now
         for client, since in list(world.deaf.items()):
             server = client.server
-            if client not in server.clients or client.subscribed:
+            is_over = not any(_is_of(client, process) for process, _ in world.service.serving)  # and Redis may not know
+            if client not in server.clients or client.subscribed or is_over:
                 del world.deaf[client]
             elif not is_reached(world.network, server) or server.is_paused() or self._is_dazed(client):
                 world.deaf[client] = now
