@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
         """A subscription is refused if the token does not permit the topic, and only then."""
         if request.action != "subscribe":
             return
-        if message.get("message") == "context subscribed":
+        if message.get("message") == "context subscribed" and self.judged:  # rubbish may have been answered, too
             self._world.has_come(request.context)
         if self._permitted is None:
             return
