@@ -6,13 +6,10 @@ import os
 import shutil
 import subprocess
 from functools import cache
-from typing import Any
 
 import pytest
-import redis
 
 from tests.lib.servers import RedisServer
-from tests.lib.waiting import PATIENCE
 
 __all__ = ["RedisAfar", "needs_namespaces"]
 
@@ -23,14 +20,14 @@ class RedisAfar(RedisServer):
     def __init__(self) -> None:
         # 198.18.0.0/15 is for tests of networks (RFC 2544). Each process has four addresses of it.
         block, place = os.getpid() // 64 % 256, os.getpid() % 64 * 4
-        self.here, self.address = (f"198.18.{block}.{place + last}" for last in (1, 2))
+        self.here, self.host = (f"198.18.{block}.{place + last}" for last in (1, 2))
         self._name = f"wsd-{os.getpid()}"
         _ip("netns", "add", self._name)
         try:
             _ip("link", "add", self._name, "type", "veth", "peer", "name", "wsd", "netns", self._name)
             _ip("addr", "add", f"{self.here}/30", "dev", self._name)
             _ip("link", "set", self._name, "up")
-            self._ip_there("addr", "add", f"{self.address}/30", "dev", "wsd")
+            self._ip_there("addr", "add", f"{self.host}/30", "dev", "wsd")
             self._ip_there("link", "set", "wsd", "up")
             super().__init__()
         except BaseException:
@@ -39,8 +36,7 @@ class RedisAfar(RedisServer):
 
     def command(self) -> list[str]:
         """The command line."""
-        inside = ["ip", "netns", "exec", self._name]
-        return [*inside, *super().command(), "--bind", self.address, "--protected-mode", "no"]
+        return ["ip", "netns", "exec", self._name, *super().command(), "--protected-mode", "no"]
 
     def lose_the_way(self) -> None:
         """Let nothing come back from it any more, acknowledgements included."""
@@ -50,16 +46,6 @@ class RedisAfar(RedisServer):
         """End it, and remove its files and its host."""
         super().remove()
         self._forget()
-
-    def __call__(self, *command: str | bytes | int) -> Any:
-        """Run one command."""
-        with redis.Redis(host=self.address, port=self.port, socket_timeout=PATIENCE) as client:
-            return client.execute_command(*command)
-
-    @property
-    def url(self) -> str:
-        """Its redis_url."""
-        return f"redis://{self.address}:{self.port}"
 
     def _ip_there(self, *words: str) -> None:
         _ip("-n", self._name, *words)

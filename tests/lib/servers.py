@@ -39,6 +39,7 @@ class RedisServer:
     """
 
     ready: ClassVar[str] = "ready to accept connections"  # what its log says then
+    host = "127.0.0.1"
     frozen = False
 
     def __init__(self, *options: str, port: int = 0) -> None:
@@ -53,7 +54,7 @@ class RedisServer:
     def command(self) -> list[str]:
         """The command line."""
         command = [redis_executable(), "--port", str(self.port), "--save", "", "--dir", str(self.directory)]
-        return [*command, "--unixsocket", self.socket, "--bind", "127.0.0.1", *self._options]
+        return [*command, "--unixsocket", self.socket, "--bind", self.host, *self._options]
 
     def start(self, *more: str, until: str = "") -> None:
         """Start it, and wait until its log has some words.
@@ -96,7 +97,7 @@ class RedisServer:
 
     def __call__(self, *command: str | bytes | int) -> Any:
         """Run one command."""
-        with redis.Redis(port=self.port, socket_timeout=PATIENCE) as client:
+        with redis.Redis(self.host, self.port, socket_timeout=PATIENCE) as client:
             return client.execute_command(*command)
 
     def publish(self, channel: str, payload: str | bytes) -> int:
@@ -105,7 +106,7 @@ class RedisServer:
 
     def publish_all(self, messages: Iterable[tuple[str, str]]) -> None:
         """Publish pairs of channel and payload in one go, as fast as Redis takes them."""
-        with redis.Redis(port=self.port, socket_timeout=PATIENCE) as client:
+        with redis.Redis(self.host, self.port, socket_timeout=PATIENCE) as client:
             pipeline = client.pipeline(transaction=False)
             for channel, payload in messages:
                 pipeline.execute_command("PUBLISH", channel, payload)
@@ -114,7 +115,7 @@ class RedisServer:
     @property
     def url(self) -> str:
         """Its redis_url."""
-        return f"redis://127.0.0.1:{self.port}"
+        return f"redis://{self.host}:{self.port}"
 
 
 class Sentinel(RedisServer):
