@@ -840,17 +840,14 @@ def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterabl
     return finding
 
 
-HOUR = 3600.0
-
 WORLDS: dict[str, Callable[[Swarm], bool]] = {
-    "": lambda swarm: swarm.seconds < HOUR,
-    "long": lambda swarm: swarm.seconds >= HOUR,
-    "cluster": lambda swarm: swarm.seconds < HOUR and swarm.kind == "cluster",
-    "sentinel": lambda swarm: swarm.seconds < HOUR and swarm.kind == "sentinel",
-    "reloads": lambda swarm: swarm.seconds < HOUR and "wsd_is_reloaded" in swarm.faults,
+    "": lambda swarm: not swarm.is_long,
+    "long": lambda swarm: swarm.is_long,
+    "cluster": lambda swarm: not swarm.is_long and swarm.kind == "cluster",
+    "sentinel": lambda swarm: not swarm.is_long and swarm.kind == "sentinel",
+    "reloads": lambda swarm: not swarm.is_long and "wsd_is_reloaded" in swarm.faults,
 }
-"""Worlds in which a bug is looked for: those that have what it is about. One that lasts for hours costs as much as ten
-others."""
+"""Worlds in which a bug is looked for: those that have what it is about."""
 
 
 def seeds(worlds: str) -> Iterator[int]:

@@ -152,17 +152,22 @@ class Client:
                             acts[habit](connection)
                         break
 
+    @property
+    def _active(self) -> Connection | None:
+        """The connection on which it does what clients do; None if it does nothing now."""
+        connection = self.connection
+        return connection if connection is not None and connection.acts and not self.calm else None
+
     def come_or_go(self, topic: str) -> None:
         """Come to a topic, or leave it."""
-        connection = self.connection
-        if connection is not None and connection.acts and not self.calm:
+        if (connection := self._active) is not None:
             leaves = connection.diary.listening(topic) and self.random.random() < 0.5
             connection.ask("unsubscribe" if leaves else "subscribe", topic)
 
     def hurry(self) -> None:
         """Send far more requests than a client may."""
-        if self.connection is not None and self.connection.acts and not self.calm:
-            self.connection.flood()
+        if (connection := self._active) is not None:
+            connection.flood()
 
     def _subscribe(self, connection: Connection) -> None:
         topics = self.world.swarm.topics

@@ -81,6 +81,11 @@ class Swarm:
     turn: float = 0.000_001  # seconds that a turn of the event loop takes
     deaths: dict[str, float] = field(default_factory=dict)  # how likely a process dies at a step, by the step's name
 
+    @property
+    def is_long(self) -> bool:
+        """Whether things go wrong for an hour or more: such a world costs as much as ten others."""
+        return self.seconds >= HOUR
+
     @classmethod
     def drawn(cls, random: Random, faults: Mapping[str, Sequence[str]], steps: Sequence[str]) -> Swarm:
         """Draw what a world is made of.

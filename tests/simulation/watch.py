@@ -17,7 +17,6 @@ from wsd.handover.marks import CONFIRM_PATIENCE
 from wsd.redis import vitals
 from wsd.redis.sentinel import REVIEW_INTERVAL
 from wsd.redis.topology import REFRESH_INTERVAL
-from wsd.redis.vitals import PAUSED_HEARTBEATS
 from wsd.supervisor import pages
 from wsd.supervisor.autopsy import STACKS_PATIENCE
 from wsd.supervisor.child import Stage
@@ -96,7 +95,7 @@ class Watch:
     @property
     def _paused_until(self) -> float:
         """Until when wsd may take a silent Redis for one that lets writes wait."""
-        return self._paused_at + PAUSED_HEARTBEATS * self._world.swarm.heartbeat if self._paused_at else 0.0
+        return self._paused_at + vitals.PAUSED_HEARTBEATS * self._world.swarm.heartbeat if self._paused_at else 0.0
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -192,12 +191,17 @@ class Watch:
         world, now = self._world, self._world.loop.now
         for client, since in list(world.deaf.items()):
             server = client.server
-            is_over = not any(_is_of(client, process) for process, _ in world.service.serving)  # and Redis may not know
-            if client not in server.clients or client.subscribed or is_over:
+            owner = self._owner(client)
+            if client not in server.clients or client.subscribed or owner is None:  # it is over, and Redis may not know
                 del world.deaf[client]
-            elif not is_reached(world.network, server) or server.is_paused() or self._is_dazed(client):
+                continue
+            process, worker = owner
+            is_dazed = process.frozen or now - max(process.thawed, world.accident) < self._doubt
+            # Where wsd may not publish to itself, or hear of it, only an audit shows that a link is deaf.
+            is_probed = not any(link.unprobed for link in worker.source.links)
+            if not is_reached(world.network, server) or server.is_paused() or is_dazed:
                 world.deaf[client] = now
-            elif now - since > self._doubt + (vitals.AUDIT_INTERVAL if self._is_unprobed(client) else 0):
+            elif now - since > self._doubt + (0 if is_probed else vitals.AUDIT_INTERVAL):
                 del world.deaf[client]
                 self._tell(f"{client.name.decode()} keeps a connection to {server.process} that delivers nothing")
 
@@ -205,7 +209,8 @@ class Watch:
             return
         for server in world.site.servers:
             for client in server.clients:
-                wanted = self._wanted_by(client) if client.forgotten else ()
+                owner = self._owner(client) if client.forgotten else None
+                wanted = _wanted(owner[1]) if owner is not None else ()
                 for channel, since in client.forgotten.items():
                     if not is_reached(world.network, server) or server.is_paused() or channel not in wanted:
                         client.forgotten[channel] = now
@@ -213,25 +218,9 @@ class Watch:
                         client.forgotten[channel] = now
                         self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
 
-    def _is_dazed(self, client: Redis) -> bool:
-        """Whether the process of wsd that has a link may not have looked at it: it stands still, or has just."""
-        world = self._world
-        process = next((process for process, _ in world.service.serving if _is_of(client, process)), None)
-        return world.loop.now - world.accident < self._doubt or (
-            process is not None and (process.frozen or world.loop.now - process.thawed < self._doubt)
-        )
-
-    def _is_unprobed(self, client: Redis) -> bool:
-        """Whether wsd may not publish to itself on a link, or hear of it: only an audit shows then that it is deaf."""
-        serving = self._world.service.serving
-        return any(
-            link.unprobed for process, worker in serving if _is_of(client, process) for link in worker.source.links
-        )
-
-    def _wanted_by(self, client: Redis) -> list[bytes]:
-        """The channels of topics that a worker wants, if this client of a Redis is its link."""
-        serving = self._world.service.serving
-        return next((_wanted(worker) for process, worker in serving if _is_of(client, process)), [])
+    def _owner(self, client: Redis) -> tuple[Process, Worker] | None:
+        """Whose link a client of a Redis is."""
+        return next((each for each in self._world.service.serving if _is_of(client, each[0])), None)
 
     def _look_at_places(self) -> None:
         """Who is ready listens where messages are published, or soon will."""

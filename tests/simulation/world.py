@@ -388,7 +388,7 @@ class World:
         if claimants:
             lost = {number for number, published_at in contested if published_at is not home}
             book.uncertain.update(lost - book.refused)
-            contested[:] = [(number, home) for number, _ in contested if number not in lost]
+            contested[:] = [each for each in contested if each[0] not in lost]
         if len(claimants) > 1:
             contested.append((book.last, home))
         elif claimants:
