@@ -104,8 +104,7 @@ class Connection(asyncio.Protocol):
 
     def is_held(self) -> bool:
         """Whether wsd still has the other end."""
-        peer = self.peer()
-        return peer is not None and not peer.closed and peer.error is None
+        return self.made and self.transport.endpoint.has_peer
 
     # What comes.
 

@@ -226,6 +226,12 @@ class Endpoint:
         else:
             self.outgoing.end()
 
+    @property
+    def has_peer(self) -> bool:
+        """Whether the peer still has its end, whatever this end knows."""
+        peer = self.outgoing.receiver
+        return not peer.closed and peer.error is None
+
     def readable(self) -> None:
         """Something has arrived."""
         if self.transport is not None:

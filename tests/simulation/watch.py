@@ -285,8 +285,8 @@ class Watch:
 
 
 def _is_of(client: Redis, process: Process) -> bool:
-    """Whether a client of a Redis is a link of a process of wsd."""
-    return client.name.endswith(b":%d" % process.pid)
+    """Whether a client of a Redis is a link of a process of wsd, which still has its end of it."""
+    return client.name.endswith(b":%d" % process.pid) and client.transport.endpoint.has_peer
 
 
 def _wanted(worker: Worker) -> list[bytes]:
