@@ -685,7 +685,7 @@ BUGS = (
         "a worker dies twice in a row, and a reload begins before another is started",
         Change(
             "supervisor/reloading.py",
-            "        self._replaced += 1\n        if seat.timer is not None:\n            seat.timer.cancel()\n",
+            "        self._replaced += 1\n        seat.expect_nobody()\n",
             "        self._replaced += 1\n",
         ),
         worlds="reloads",

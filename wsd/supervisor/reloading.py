@@ -201,8 +201,7 @@ class Reloader:
         steps.reached(Step.WORKER_READY)
         old, seat.child = seat.child, new
         self._replaced += 1
-        if seat.timer is not None:
-            seat.timer.cancel()
+        seat.expect_nobody()
         return [] if old is None else [await self._dismiss(old, seat)]
 
     async def _until_ready(self, child: Child) -> None:
@@ -220,8 +219,7 @@ class Reloader:
 
     async def _retire(self, seat: Seat) -> list[Child]:
         """Give a place up. Its clients go to the worker that has the fewest."""
-        if seat.timer is not None:
-            seat.timer.cancel()
+        seat.expect_nobody()
         old, seat.child = seat.child, None
         return [] if old is None else [await self._dismiss(old, min(self._team.seats, key=_clients))]
 

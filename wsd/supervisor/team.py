@@ -59,7 +59,13 @@ class Seat:
         self.served = asyncio.get_running_loop().time()  # when it last had a worker that serves; first, the start
         self.soon = 0  # workers in a row that have ended soon
         self.waits = Backoff(FIRST_WAIT, LONGEST_WAIT)  # until the next one is started
-        self.timer: asyncio.TimerHandle | None = None  # starts it
+        self.timer: asyncio.TimerHandle | None = None  # starts it; None if nobody is due
+
+    def expect_nobody(self) -> None:
+        """Start nobody later. Without that, somebody who comes meanwhile would lose the place, and live on."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class Team:
@@ -131,8 +137,8 @@ class Team:
             self.fill(seat)
 
     def fill(self, seat: Seat) -> None:
-        """Start a worker in an empty place."""
-        seat.timer = None
+        """Start a worker in an empty place, now."""
+        seat.expect_nobody()
         try:
             child = self.adopt(self.launcher.launch())
         except OSError as exc:
@@ -219,8 +225,7 @@ class Team:
         """Send all workers away, and replace nobody any more."""
         self.closing = True
         for seat in self.seats:
-            if seat.timer is not None:
-                seat.timer.cancel()
+            seat.expect_nobody()
         for child in self.children:
             child.stage = max(child.stage, Stage.LEAVING)
             child.tell(do, **values)

@@ -51,6 +51,22 @@ def test_a_first_worker_that_has_ended_before_the_start_is_replaced() -> None:
     asyncio.run(play())
 
 
+def test_a_worker_that_is_started_now_is_not_started_later_once_more() -> None:
+    """A reload fails in a place whose worker is due: the place would get two, and one of them would live on."""
+
+    async def play() -> None:
+        launcher = Deaf()
+        team = Team(cast(Launcher, launcher), Metrics(), -1)
+        seat = Seat(0)
+        seat.timer = asyncio.get_running_loop().call_later(0.01, team.fill, seat)
+        team.fill(seat)
+        await asyncio.sleep(0.05)
+        assert launcher.launches == 1
+        seat.expect_nobody()
+
+    asyncio.run(play())
+
+
 def test_a_worker_that_is_ready_need_not_have_reported_to_be_put_down() -> None:
     async def play() -> None:
         team = Team(cast(Launcher, Deaf()), Metrics(), -1)
