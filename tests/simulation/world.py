@@ -430,6 +430,10 @@ class World:
             if due <= book.last:
                 total += sum(self._sizes[topic][due - 1 :])
                 oldest = max(oldest, now - book.sent[due - 1])
+        asked = {request.context for request in connection.diary.owed if request.action == "subscribe"}
+        for topic in self.swarm.topics:
+            if topic in asked and connection.diary.listening(topic) is None:  # it may be subscribed by now
+                total += sum(self._sizes[topic][self.book.at(topic, 0).first_after(now - SUBSCRIBING) - 1 :])
         return total, oldest
 
     # Tokens.
