@@ -151,7 +151,7 @@ class Swarm:
             output_limits=_one_of(random, (None, None, None, (256 * 1024, 64 * 1024, 5.0))),
             pubsub_when_down=random.random() < 0.7,
             tight=is_tight,
-            keen=random.random() < 0.5,
+            keen=random.random() < 0.5 and not is_long,  # it would be half of the work of those
             pipe=_one_of(random, (None, None, (2048, 16_384))),
         )
 
