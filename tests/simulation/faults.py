@@ -254,7 +254,7 @@ def the_clock_is_set(world: World, random: Random) -> str:
 @_fault("wsd")
 def wsd_is_reloaded(world: World, random: Random) -> str:
     """New code and new settings, perhaps while a client sends more than it may."""
-    if random.random() < 0.2:
+    if random.random() < 0.05:
         random.choice(world.clients).hurry()
     world.service.reload()
     return "reload"

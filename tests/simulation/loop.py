@@ -80,7 +80,11 @@ PROCESS: ContextVar[Process | None] = ContextVar("PROCESS", default=None)
 class _Task(asyncio.Task[Any]):
     """A task that stands at the same place of a set on every machine."""
 
-    number = 0
+    def __init__(self, coro: Any, number: int, **options: Any) -> None:
+        self.number = number  # before asyncio puts it into its set of all tasks: were they all 0, that would take long
+        super().__init__(coro, **options)
+        # Whatever is not done when the world ends is no mistake.
+        self._log_destroy_pending = False
 
     def __hash__(self) -> int:
         return self.number
@@ -275,10 +279,7 @@ class SimulatedLoop(_Loop):  # type: ignore[misc]
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> asyncio.Task[Any]:
         """See asyncio."""
         self._tasks += 1
-        task = _Task(coro, loop=self, name=name, context=context)
-        task.number = self._tasks
-        # Whatever is not done when the world ends is no mistake.
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task = _Task(coro, self._tasks, loop=self, name=name, context=context)
         if (process := PROCESS.get()) is not None:
             process.tasks[task] = None
             task.add_done_callback(process.forget)
