@@ -19,7 +19,7 @@ _Option = TypeVar("_Option")
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
-PACES = ((HOUR, 20.0, 6.0), (10 * MINUTE, 5.0, 3.0))
+PACES = ((10 * HOUR, 40.0, 12.0), (HOUR, 20.0, 6.0), (10 * MINUTE, 5.0, 3.0))
 """How many times slower everything is in a world that lasts so many seconds, or more: what wsd does each second, and
 what clients, nodes and Sentinels do now and then. It would be most of the work, and the same again and again."""
 
@@ -96,7 +96,7 @@ class Swarm:
             steps: all steps of reloads and hand-overs.
         """
         # Most worlds are short and full of faults; some go on for days, in which outages are long.
-        seconds = _one_of(random, (*[10.0] * 2, *[MINUTE] * 8, *[5 * MINUTE] * 6, *[30 * MINUTE] * 2, 6 * HOUR, DAY))
+        seconds = _one_of(random, (10.0, DAY, *[MINUTE] * 8, *[5 * MINUTE] * 6, *[30 * MINUTE] * 2, 6 * HOUR, DAY))
         seconds *= 0.5 + random.random()
         many = _one_of(random, (30, 300, 1000, 2000) if seconds < HOUR else (50, 200, 500))
         # All that goes wrong may be of a kind, or be one thing: some mistakes show only where everything else is well.
