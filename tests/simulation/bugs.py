@@ -512,7 +512,7 @@ BUGS = (
             "            self._tell_of_gap(topic, cohort.of(topic))\n",
             "",
         ),
-        worlds="reloads",
+        worlds="audits",
     ),
     _bug(
         "A gap notice that is not written yet misses the one who takes a listener's place.",
@@ -522,7 +522,7 @@ BUGS = (
             "        for listeners in (self._listeners, *self.noticed):\n",
             "        for listeners in (self._listeners,):\n",
         ),
-        worlds="reloads",
+        worlds="crowds",
     ),
     _bug(
         "What was too much for a stand-in is lost, and the client stays.",
@@ -846,6 +846,8 @@ WORLDS: dict[str, Callable[[Swarm], bool]] = {
     "cluster": lambda swarm: not swarm.is_long and swarm.kind == "cluster",
     "sentinel": lambda swarm: not swarm.is_long and swarm.kind == "sentinel",
     "reloads": lambda swarm: not swarm.is_long and "wsd_is_reloaded" in swarm.faults,
+    "crowds": lambda swarm: swarm.tight and swarm.clients >= 12 and "wsd_is_reloaded" in swarm.faults,
+    "audits": lambda swarm: swarm.keen and {"wsd_is_reloaded", "subscriptions_die"} <= swarm.faults,
 }
 """Worlds in which a bug is looked for: those that have what it is about."""
 
