@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -28,9 +27,6 @@ __all__ = ["Transcript", "play"]
 
 Transcript: TypeAlias = list[tuple[str, dict[str, list[str]]]]
 """Of each line of a conversation what each connection received by then, and that it was closed."""
-
-LATE = 5.0
-"""Seconds, at most, that what a server has sent is on its way to here."""
 
 QUESTIONS: dict[str, Sequence[str]] = {
     "CLUSTER": ("CLUSTER", "INFO"),
@@ -175,8 +171,7 @@ def play(stage: Stage, script: str, like: Transcript | None = None) -> Transcrip
         stage: where.
         script: its lines.
         like: what came of it elsewhere. After each line, as much is waited for: what a real server sends on several
-            connections comes in any order on a busy machine, even behind the answer to what was sent later. Nothing is
-            waited for any more when something has not come.
+            connections comes in any order on a busy machine, even behind the answer to what was sent later.
     """
     names = _Names(stage)
     speakers: dict[str, _Speaker] = {}
@@ -189,9 +184,10 @@ def play(stage: Stage, script: str, like: Transcript | None = None) -> Transcrip
             else:
                 _say(stage, speakers, names, what)
             for each in filter(None, awaited.split(", ")):
-                _await(stage, speakers, each)
-            if like is not None and not _catch_up(speakers, like[len(transcript)][1]):
-                like = None
+                name, count = each.split()
+                _await(stage, name, speakers[name], int(count))
+            for name, said in (like[len(transcript)][1] if like is not None else {}).items():
+                _await(stage, name, speakers[name], len(said), closes=said[-1] == "closed")
             heard = {name: speaker.take(names.show) for name, speaker in speakers.items()}
             transcript.append((line, {name: said for name, said in heard.items() if said}))
     finally:
@@ -214,31 +210,14 @@ def _say(stage: Stage, speakers: dict[str, _Speaker], names: _Names, line: str) 
     stage.wait(speaker.server)
 
 
-def _await(stage: Stage, speakers: dict[str, _Speaker], awaited: str) -> None:
-    name, count = awaited.split()
-    speaker = speakers[name]
+def _await(stage: Stage, name: str, speaker: _Speaker, count: int, *, closes: bool = False) -> None:
+    """Wait until somebody has heard so much, or the server has closed the connection; or only for that."""
 
     def come() -> bool:
         speaker.listen()
-        return len(speaker.heard) >= int(count) or speaker.line.ended
+        return speaker.line.ended or (not closes and len(speaker.heard) >= count)
 
-    stage.until(come, f"{count} replies or pushes to {name}")
-
-
-def _catch_up(speakers: dict[str, _Speaker], expected: dict[str, list[str]]) -> bool:
-    """Wait until everybody has heard as much as is expected; return whether that came true."""
-    deadline = time.monotonic() + LATE
-    for name, said in expected.items():
-        if (speaker := speakers.get(name)) is None:
-            return False
-        is_closed = said[-1] == "closed"
-        speaker.listen()
-        while len(speaker.heard) < len(said) - is_closed or (is_closed and not speaker.line.ended):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.001)
-            speaker.listen()
-    return True
+    stage.until(come, f"the end of {name}'s connection" if closes else f"{count} replies or pushes to {name}")
 
 
 def _act(stage: Stage, names: _Names, words: Sequence[str]) -> None:

@@ -98,7 +98,8 @@ class Swarm:
         # Most worlds are short and full of faults; some go on for days, in which outages are long.
         seconds = _one_of(random, (10.0, DAY, *[MINUTE] * 8, *[5 * MINUTE] * 6, *[30 * MINUTE] * 2, 6 * HOUR, DAY))
         seconds *= 0.5 + random.random()
-        many = _one_of(random, (30, 300, 1000, 2000) if seconds < HOUR else (50, 200, 500))
+        is_long = seconds >= HOUR
+        many = _one_of(random, (50, 200, 500) if is_long else (30, 300, 1000, 2000))
         # All that goes wrong may be of a kind, or be one thing: some mistakes show only where everything else is well.
         kinds = [random.choice(list(faults.values()))] if random.random() < 0.4 else faults.values()
         some, share = [fault for kind in kinds for fault in kind], _one_of(random, (0.5, 0.5, 0.2, 0.0))
@@ -108,7 +109,6 @@ class Swarm:
             for habit, (least, most) in HABITS.items()
             if random.random() < 0.5
         }
-        is_long = seconds >= HOUR
         pace, leisure = next(((pace, leisure) for least, pace, leisure in PACES if seconds >= least), (1.0, 1.0))
         slowdown = max(1.0, seconds / HOUR)  # of those who live: a day costs no more than some hours
         tokens = _one_of(random, (None, None, (20.0, MINUTE), (MINUTE, HOUR)))
