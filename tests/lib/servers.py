@@ -97,16 +97,22 @@ class RedisServer:
 
     def __call__(self, *command: str | bytes | int) -> Any:
         """Run one command."""
-        with redis.Redis(self.host, self.port, socket_timeout=PATIENCE) as client:
+        with self._client() as client:
             return client.execute_command(*command)
 
+    def _client(self) -> redis.Redis:
+        return redis.Redis(self.host, self.port, socket_timeout=PATIENCE)
+
     def publish(self, channel: str, payload: str | bytes) -> int:
-        """Publish; return how many subscribers Redis sent it to."""
-        return int(self("PUBLISH", channel, payload))
+        """Publish; return how many subscribers Redis sent it to, when the kernel has it for each of them."""
+        with self._client() as client:
+            receivers = client.execute_command("PUBLISH", channel, payload)
+            client.ping()  # Redis writes to all whom it owes something before it reads again
+        return int(receivers)
 
     def publish_all(self, messages: Iterable[tuple[str, str]]) -> None:
         """Publish pairs of channel and payload in one go, as fast as Redis takes them."""
-        with redis.Redis(self.host, self.port, socket_timeout=PATIENCE) as client:
+        with self._client() as client:
             pipeline = client.pipeline(transaction=False)
             for channel, payload in messages:
                 pipeline.execute_command("PUBLISH", channel, payload)
