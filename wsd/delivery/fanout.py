@@ -39,6 +39,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter
 from typing import NamedTuple
 
@@ -235,6 +236,12 @@ class Fanout:
     def gap_notice(self, name: str) -> list[bytes]:
         """The frame that tells of a gap in a topic, for somebody who is told by the caller; none if notices are off."""
         return [text_frame(gap(name))] if self._gap_notices else []
+
+    def waiting(self) -> set[str]:
+        """The topics of which something is in no pass yet. As many steps as there are messages, at most."""
+        runs = chain(self._log, *(sealed.runs for sealed in self._sealed))
+        topics = (run.audience.topic if isinstance(run.audience, Told) else run.audience for run in runs)
+        return {topic.name for topic in topics}
 
     def settle(self, connection: Listener) -> None:
         """Write what a pass in progress owes to a connection now, ahead of its turn: it is about to leave a topic."""

@@ -342,12 +342,16 @@ class Taker:
         self._parts.shared.metrics.moves[Move.GAP] += len(cohort.told)
 
     def _listen_with_gap(self, cohort: Expected, topics: Iterable[str], missed: Collection[str]) -> None:
-        for topic, group in self._groups(cohort, topics).items():
+        groups = self._groups(cohort, topics)
+        retold = {topic for topic in groups if self._source.missed(self._topics.channel(topic))}
+        waiting = self._fanout.waiting() if retold else ()
+        for topic, group in groups.items():
             self._note_gap(cohort, topic, AWAY if topic in missed else self._why_unknown(cohort, topic))
             cohort.keep_with(topic, group)
             self._listen(cohort, topic)
-            if not self._source.missed(self._topics.channel(topic)):
-                # Not by the fan-out, because it may have messages already that have come since the barrier was made.
+            # Not by the fan-out, because it may have messages already that have come since the barrier was made. If it
+            # has none, and the confirmation that is to come tells of a gap, that is soon enough.
+            if topic not in retold or topic in waiting:
                 self._tell_of_gap(topic, cohort.of(topic))
 
     def _groups(self, cohort: Expected, topics: Iterable[str]) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from tests.lib.servers import RedisServer, serving
 from tests.lib.topologies import ClusterOfThree
 from tests.lib.waiting import eventually
 from tests.whole.handover.crowd import Heard, crowd, numbering, numbering_shards
+from wsd.delivery import fanout as delivery
 from wsd.delivery.topics import TopicTable
 from wsd.handover import fence, giver, taker
 from wsd.handover.giver import Giver
@@ -426,30 +427,40 @@ async def test_what_comes_right_behind_the_mark_is_for_those_who_come(
         check_clean(one, two)
 
 
+@pytest.mark.parametrize("lost", [pytest.param(False, id="link stays"), pytest.param(True, id="link is lost then")])
 async def test_a_gap_is_told_before_what_the_taker_has_for_others(
-    redis: RedisServer, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     """The cut is unknown. When the stand-ins begin to listen, a message waits for those who listened there before."""
+    monkeypatch.setattr(delivery, "STEP", 1)  # so it takes some turns to write to the others
+    monkeypatch.setattr(delivery, "SLICE", 0.0)
     async with (
         serving(redis) as one,
         serving(own_redis) as two,
-        crowd(two.port, [["a"]]) as others,
+        crowd(two.port, [["a"]] * 20) as others,
         crowd(one.port, [["a"]] * 3) as heard,
     ):
         pass_fences, fanout = fence.pass_fences, two.parts.shared.fanout
 
+        def come_behind_the_barrier() -> None:
+            fanout.publish(b"a", b"2")
+            if lost:
+                two.source._wire.fail("lost")  # type: ignore[attr-defined]
+
         async def then_comes_a_message(topics: TopicTable, source: Source, names: Iterable[str]) -> None:
             await pass_fences(topics, source, names)
+            asyncio.get_running_loop().call_soon(come_behind_the_barrier)
             fanout.publish(b"a", b"1")
-            asyncio.get_running_loop().call_soon(fanout.publish, b"a", b"2")
 
         monkeypatch.setattr(taker, "pass_fences", then_comes_a_message)
-        assert (await move(one, two))[0] == Given(3, {taker.SERVERS: 3}, 0, "")
+        assert (await move(one, two))[0] == Given(3, {taker.AWAY if lost else taker.SERVERS: 3}, 0, "")
+        await eventually(lambda: two.source.healed, "the link")
         own_redis.publish("a", "3")
         await eventually(lambda: all(each.numbers["a"][-1:] == [3] for each in (*heard, *others)), "the last one")
-        assert others[0].numbers["a"] == [1, 2, 3]
-        assert [each.gaps["a"] for each in heard] == [[0]] * 3, "before the first message"
-        assert two.metrics.gap_notices == 3
+        assert [(each.numbers["a"], each.gaps["a"]) for each in others] == [([1, 2, 3], [2] * lost)] * 20
+        assert [each.numbers["a"] for each in heard] == [[2, 3]] * 3
+        assert [each.gaps["a"] for each in heard] == [[0, *[2] * lost]] * 3, "before the first message"
+        assert two.metrics.gap_notices == (26 if lost else 3)
         check_clean(one, two)
 
 
