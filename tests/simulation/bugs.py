@@ -318,6 +318,22 @@ BUGS = (
         ),
     ),
     _bug(
+        "A link heeds that the fan-out is full only if many messages have come at once.",
+        "large messages that are published faster than clients can be written to; the log must be looked at",
+        Change(
+            "redis/wire.py",
+            "        if full and not self._transport.is_closing():\n            self._pause()\n"
+            "        elif not full and self.behind:\n",
+            "        if not full and self.behind:\n",
+        ),
+        Change(
+            "redis/wire.py",
+            "            if not self._held:  # else what comes next, however little it is, waits, too\n"
+            "                self._resume()\n",
+            "            self._resume()\n",
+        ),
+    ),
+    _bug(
         "When one of two listeners leaves a topic, the other gets nothing more.",
         "two clients subscribe to a topic, and one leaves",
         Change("delivery/topics.py", "if not topic.wanted:", "if len(topic.listeners()) <= 1:"),

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.chance import EPOCH
 from tests.simulation.loop import Process, within
-from tests.simulation.network import Endpoint
+from tests.simulation.network import READ_MOST, Endpoint
 from tests.simulation.sites import is_reached
 from wsd.admin.service import unready
 from wsd.clients.phases import CLOSE_TIMEOUT
+from wsd.delivery import fanout
 from wsd.handover.fence import FENCE_PATIENCE
 from wsd.handover.marks import CONFIRM_PATIENCE
 from wsd.redis import vitals
@@ -63,6 +64,9 @@ EMPTY = 2.0
 
 LARGEST_PASS = 4 * 2**20
 """Bytes that one pass of the fan-out may bring a connection, beyond its bound: it is closed then."""
+
+MOST_READ = 2 * READ_MOST
+"""Bytes that a link may bring when it has been told that it is enough: what it has read, with what goes around it."""
 
 
 @dataclass
@@ -130,6 +134,9 @@ class Watch:
         for connection in worker.gateway.connections:
             if connection.backlog_bytes > most:
                 self._tell(f"{process}: a backlog has {connection.backlog_bytes} bytes, more than {most}")
+        waiting = worker.parts.shared.fanout._waiting
+        if waiting > fanout.MAX_WAITING + MOST_READ * len(worker.source.links):
+            self._tell(f"{process}: {waiting} bytes wait for the fan-out, which is full with {fanout.MAX_WAITING}")
 
     def _listen_in(self, process: Process, worker: Worker) -> None:
         """What is said to be confirmed is delivered by the link that it should come by."""

@@ -7,7 +7,7 @@ import logging
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from random import Random
@@ -17,7 +17,7 @@ import jwt
 
 import wsd.pipe
 import wsd.redis.cluster
-from tests.handover.diary import End
+from tests.handover.diary import Diary, End
 from tests.handover.judge import judge
 from tests.handover.numbers import Book
 from tests.simulation import cluster, sentinel
@@ -669,7 +669,7 @@ class World:
             client.silent = True
         for topic in self.swarm.topics:
             self.publish(topic, 0)
-        await asyncio.sleep(10.0 + 10 * self.slowest)
+        await self._catch_up(closed)
         connections = {
             connection.diary.name: connection
             for client in self.clients
@@ -693,6 +693,25 @@ class World:
         for worker in self.service.workers:
             if worker.metrics.internal_errors:
                 self.problem(f"{worker.metrics.internal_errors} internal errors")
+
+    async def _catch_up(self, last: Mapping[str, int]) -> None:
+        """Wait until clients have got these numbers: for a while, or as long as more of them come."""
+        behind: float = float("inf")
+        while behind:
+            await asyncio.sleep(10.0 + 10 * self.slowest)
+            before, behind = behind, self._behind(last)
+            if behind >= before:
+                return
+
+    def _behind(self, last: Mapping[str, int]) -> int:
+        """How many numbers up to these ones are yet to come to clients."""
+        behind = 0
+        for client in self.clients:
+            diary = client.connection.diary if client.connection is not None else Diary("")
+            for topic, number in last.items():
+                if (stretch := diary.listening(topic)) is not None:
+                    behind += max(number - max((run.last for run in stretch.runs), default=0), 0)
+        return behind
 
     def _may_end(self, connection: Connection, end: End) -> bool:
         code = end.code or 1006

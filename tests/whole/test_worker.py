@@ -11,8 +11,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -25,6 +27,7 @@ from tests.lib.programs import Daemon
 from tests.lib.servers import RedisServer, serving
 from tests.lib.waiting import PATIENCE, eventually
 from wsd.clients import session as session_module
+from wsd.delivery import fanout
 from wsd.worker.alone import LoneWorker
 
 GAP = {"action": "gap", "message": "messages may have been missed"}
@@ -239,6 +242,33 @@ async def test_hundreds_of_stalled_clients_do_not_grow_the_memory(redis: RedisSe
         assert _resident() - before < 30 * 2**20
         for client in stalled:
             client.writer.transport.abort()
+
+
+async def test_what_the_fan_out_has_no_room_for_stays_in_redis(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages are so long that what is read at a time has few of them."""
+    monkeypatch.setattr(fanout, "MAX_WAITING", 1_000_000)
+    monkeypatch.setattr(fanout, "STEP", 1)
+    monkeypatch.setattr(fanout, "SLICE", 0.0)
+    deliver, waited = fanout.Fanout.deliver, []
+
+    def spied(self: fanout.Fanout, *args: Any) -> None:
+        deliver(self, *args)
+        waited.append(self._waiting)
+
+    monkeypatch.setattr(fanout.Fanout, "deliver", spied)
+    async with serving(redis, max_backlog="64MiB", max_backlog_age=600) as worker, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(worker.port)) for _ in range(40)]
+        for client in clients:
+            await client.subscribe("much")
+        messages = [("much", json.dumps([number, "x" * 30_000])) for number in range(300)]
+        publishing = asyncio.create_task(asyncio.to_thread(redis.publish_all, messages))
+        for number in range(300):
+            for client in clients:
+                assert (await client.receive())["snapshot"][0] == number
+        await publishing
+    assert 1_000_000 < max(waited) < 1_000_000 + 2 * 2**18
 
 
 # In a process of its own.

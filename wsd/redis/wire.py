@@ -225,9 +225,14 @@ class Wire(asyncio.Protocol):
         return self._paused_at is not None
 
     def hold(self, full: bool) -> None:
-        """Handle nothing more until called with False, because the fan-out is full."""
+        """Handle nothing more until called with False, because the fan-out is full.
+
+        Some messages that have come already are handled all the same: those of a step.
+        """
         self._held = full
-        if not full and self.behind:
+        if full and not self._transport.is_closing():
+            self._pause()
+        elif not full and self.behind:
             self._loop.call_soon(self.read_on)
 
     def limit_unacknowledged(self, seconds: float) -> None:
@@ -331,7 +336,8 @@ class Wire(asyncio.Protocol):
             bugs.exception(f"reply: {type(exc).__name__}", "what Redis sent could not be handled")
             self.fail(f"what Redis sent could not be handled, because of a bug: {str(exc) or type(exc).__name__}")
         else:
-            self._resume()
+            if not self._held:  # else what comes next, however little it is, waits, too
+                self._resume()
 
     def _pause(self) -> None:
         """Don't read from the socket until what has come is handled."""

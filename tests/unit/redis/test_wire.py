@@ -190,6 +190,28 @@ async def test_who_has_enough_is_brought_nothing_more() -> None:
     assert played.transport.reading
 
 
+async def test_who_has_enough_is_brought_nothing_more_though_little_comes_at_a_time() -> None:
+    """A few messages, or large ones: no step of them is ever full."""
+    played = Played()
+    played.wire.data_received(burst(3))
+    played.wire.hold(True)
+    assert not played.transport.reading
+    played.wire.hold(False)
+    await until_handled(played)
+    assert not played.wire.behind, "and it reads again"
+
+
+async def test_who_gets_enough_with_a_message_is_brought_nothing_more() -> None:
+    played = Played()
+    played.wire._on_message = lambda channel, payload: played.wire.hold(True)
+    played.wire.data_received(burst(3))
+    await asyncio.sleep(0)
+    assert not played.transport.reading
+    played.wire.fail("enough")
+    played.wire.hold(False)
+    played.wire.hold(True)  # there is nothing to pause any more
+
+
 @pytest.mark.usefixtures("no_time")
 async def test_what_came_before_the_end_is_handled_before_it() -> None:
     played = Played()
