@@ -16,6 +16,7 @@ from wsd.delivery import fanout
 from wsd.handover.fence import FENCE_PATIENCE
 from wsd.handover.marks import CONFIRM_PATIENCE
 from wsd.redis import vitals
+from wsd.redis.channels import REFUSED_RETRY
 from wsd.redis.sentinel import REVIEW_INTERVAL
 from wsd.redis.topology import REFRESH_INTERVAL
 from wsd.supervisor import pages
@@ -250,7 +251,9 @@ class Watch:
                 # Between two looks it may have been found out, and forgotten again.
                 since = max((seen.get((process, topic), now), *(client.forgotten.get(channel, 0.0) for client in near)))
                 self._astray[process, topic] = since
-                if now - since > misled + (vitals.AUDIT_INTERVAL if near else 0):
+                is_refused = bool(worker.topics._topics[topic].refusal)  # while it was not permitted
+                finds = vitals.AUDIT_INTERVAL + REFUSED_RETRY * is_refused if near else 0
+                if now - since > misled + finds:
                     self._tell(f"{process} says 200, and {topic} is not subscribed at {home.process}")
 
     def _look_at_processes(self) -> None:

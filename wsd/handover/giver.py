@@ -100,6 +100,7 @@ class _Cohort:
         self.members = {member.number: member for member in members}  # those that are neither let go nor gone
         self.topics: list[str] = []
         self.streams: dict[bytes, set[str]] = {}  # by the channel of its mark: the topics that come by it
+        self.rest: set[str] = set()  # topics that came by none when that was asked
         self.cut: dict[bytes, asyncio.Event] = {}  # set when the stream is cut here
         self.ended = False
 
@@ -274,6 +275,8 @@ class Giver:
             if channel:
                 self._marks.want(channel)
                 cohort.streams.setdefault(channel, set()).add(topic)
+            else:
+                cohort.rest.add(topic)
         cohort.cut = {channel: asyncio.Event() for channel in cohort.streams}
         return {
             "do": "prepare",
@@ -300,7 +303,8 @@ class Giver:
             self._fanout.barrier(partial(self._cut, cohort, channel))
 
     def _cut(self, cohort: _Cohort, channel: bytes) -> None:
-        self._replace(cohort, cohort.streams[channel])
+        # The rest may come by this stream by now. Cut later it would be ahead of what the taker has of the others.
+        self._replace(cohort, cohort.streams[channel] | cohort.rest)
         cohort.cut[channel].set()
 
     def _replace(self, cohort: _Cohort, topics: Iterable[str] | None = None) -> None:

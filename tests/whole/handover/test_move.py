@@ -488,6 +488,30 @@ async def test_the_order_holds_across_topics_whose_cut_is_known_and_unknown(
         check_clean(one, two)
 
 
+async def test_topics_whose_cut_is_unknown_are_not_ahead_of_those_whose_cut_is_known(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the giver began, Redis had not confirmed one of them again. When the mark comes, it has."""
+    async with serving(redis) as one, serving(redis) as two, crowd(one.port, [["a", "b"]] * 2) as heard:
+        stream = one.source.stream
+
+        def publish(step: Step) -> None:
+            if step is Step.GIVER_MARKED:
+                for number, topic in enumerate("abab", start=1):
+                    redis.publish(topic, str(number))
+
+        monkeypatch.setattr(giver, "reached", publish)
+        monkeypatch.setattr(one.source, "stream", lambda channel: "" if channel == b"b" else stream(channel))
+        assert (await move(one, two))[0] == Given(2, {taker.AWAY: 2}, 0, "")
+        redis.publish("b", "5")
+        await eventually(lambda: all(each.numbers["b"][-1:] == [5] for each in heard), "the last one")
+        for each in heard:
+            assert [number for _, number in each.messages] == sorted(number for _, number in each.messages)
+            each.check("b", gaps=True)
+            assert each.numbers["a"] == [1, 3]
+        check_clean(one, two)
+
+
 @pytest.mark.parametrize(
     ("up", "late", "most"),
     [
