@@ -876,6 +876,18 @@ def search(bug: Bug, play: Play, unchanged: Play, seconds: float, seeds: Iterabl
     return finding
 
 
+def _is_busy_with(faults: set[str]) -> Callable[[Swarm], bool]:
+    """Whether little else happens in a world than these faults, again and again, while Redis is asked how it stands."""
+    return lambda swarm: (
+        faults <= swarm.faults
+        and len(swarm.faults) <= 4
+        and swarm.fault_period < 1
+        and swarm.message_period < 1
+        and swarm.latency > 0.01
+        and swarm.keen
+    )
+
+
 WORLDS: dict[str, Callable[[Swarm], bool]] = {
     "": lambda swarm: not swarm.is_long,
     "long": lambda swarm: swarm.is_long,
@@ -883,7 +895,7 @@ WORLDS: dict[str, Callable[[Swarm], bool]] = {
     "sentinel": lambda swarm: not swarm.is_long and swarm.kind == "sentinel",
     "reloads": lambda swarm: not swarm.is_long and "wsd_is_reloaded" in swarm.faults,
     "crowds": lambda swarm: swarm.tight and swarm.clients >= 12 and "wsd_is_reloaded" in swarm.faults,
-    "audits": lambda swarm: swarm.keen and {"wsd_is_reloaded", "subscriptions_die"} <= swarm.faults,
+    "audits": _is_busy_with({"wsd_is_reloaded", "subscriptions_die"}),
 }
 """Worlds in which a bug is looked for: those that have what it is about."""
 

@@ -158,8 +158,11 @@ def subscriptions_die(world: World, random: Random) -> str:
     client = random.choice(clients)
     some = random.random() < 0.5
     is_probed = any(channel.startswith(b"__") for channel in (*client.channels, *client.shards))
-    server.forget(client, lambda channel: not some or random.random() < 0.5)
+    forgotten = server.forget(client, lambda channel: not some or random.random() < 0.5)
     world.doubt_latest(1.0)
+    for topic in world.swarm.topics:
+        if topic.encode() in forgotten and random.random() < 0.5:
+            world.publish_soon(topic)
     if is_probed and not client.subscribed:
         world.deaf[client] = world.loop.now
     return f"{server.process} forgets {'some' if some else 'all'} subscriptions of {client.name.decode()}"

@@ -110,7 +110,7 @@ class _Direction:
         del self.arrived[:most]
         self.size -= len(data)
         if data:
-            self._loop.call_later(self._latency(), self.sender.room_again)
+            self._loop.call_later(self._latency(), self.sender.room_again, context=Context())
         return data
 
     def _pieces(self, data: bytes) -> list[bytes]:

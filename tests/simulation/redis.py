@@ -387,12 +387,15 @@ class Server:
             if client.user is user and not all(map(user.may_use, (*client.channels, *client.shards))):
                 client.transport.abort()
 
-    def forget(self, client: Client, chosen: Callable[[bytes], bool]) -> None:
-        """Forget subscriptions of a client, and tell nobody."""
+    def forget(self, client: Client, chosen: Callable[[bytes], bool]) -> list[bytes]:
+        """Forget subscriptions of a client, and tell nobody; return their channels."""
+        forgotten = []
         for table, held in ((self.channels, client.channels), (self.shards, client.shards)):
             for channel in [channel for channel in held if chosen(channel)]:
                 self._unsubscribe(client, channel, table, held)
                 client.forgotten[channel] = self.now
+                forgotten.append(channel)
+        return forgotten
 
     def permit(self, *channels: bytes) -> None:
         """Let clients use channels that match one of these patterns, and no others; without any, none."""

@@ -504,7 +504,11 @@ class World:
     def has_come(self, topic: str) -> None:
         """A client has read that it is subscribed to a topic: what is published now it must not miss."""
         if self._random.random() < 0.3:
-            self.loop.call_later(self._soon(), self.publish, topic, 0, context=Context())
+            self.publish_soon(topic)
+
+    def publish_soon(self, topic: str) -> None:
+        """Publish a message of a topic in a moment."""
+        self.loop.call_later(self._soon(), self.publish, topic, 0, context=Context())
 
     def _soon(self) -> float:
         """Seconds in which what is on its way now has not arrived, or just has."""

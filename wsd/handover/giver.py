@@ -101,6 +101,7 @@ class _Cohort:
         self.topics: list[str] = []
         self.streams: dict[bytes, set[str]] = {}  # by the channel of its mark: the topics that come by it
         self.rest: set[str] = set()  # topics that came by none when that was asked
+        self.missed: set[str] = set()  # topics that Redis did not deliver here when they were cut
         self.cut: dict[bytes, asyncio.Event] = {}  # set when the stream is cut here
         self.ended = False
 
@@ -221,9 +222,14 @@ class Giver:
         await self._cut_rest(cohort)
         reached(Step.GIVER_CUT)
         cut = self._loop.time()
-        unconfirmed = [topic for topic in cohort.topics if not self._topics.confirmed(topic)]
+        self._note_missed(cohort, cohort.topics)
         self._pipe.send(
-            {"do": "cut", "cohort": cohort.number, "known": list(map(marks.text, known)), "missed": unconfirmed}
+            {
+                "do": "cut",
+                "cohort": cohort.number,
+                "known": list(map(marks.text, known)),
+                "missed": sorted(cohort.missed),
+            }
         )
         reached(Step.GIVER_SENDS)
         for member in list(cohort.members.values()):
@@ -300,12 +306,17 @@ class Giver:
         cohort = self._cohorts.get(int(payload)) if payload.isdigit() else None
         if cohort is not None and channel in cohort.cut:
             reached(Step.GIVER_MARKED)
+            # Not at the barrier: the gap notice of what is confirmed until then will not come to the connections.
+            self._note_missed(cohort, cohort.streams[channel])
             self._fanout.barrier(partial(self._cut, cohort, channel))
 
     def _cut(self, cohort: _Cohort, channel: bytes) -> None:
         # The rest may come by this stream by now. Cut later it would be ahead of what the taker has of the others.
         self._replace(cohort, cohort.streams[channel] | cohort.rest)
         cohort.cut[channel].set()
+
+    def _note_missed(self, cohort: _Cohort, topics: Iterable[str]) -> None:
+        cohort.missed.update(topic for topic in topics if not self._topics.confirmed(topic))
 
     def _replace(self, cohort: _Cohort, topics: Iterable[str] | None = None) -> None:
         """Let stand-ins take the places of the connections: in these topics, or in all."""

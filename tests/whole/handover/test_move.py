@@ -488,6 +488,29 @@ async def test_the_order_holds_across_topics_whose_cut_is_known_and_unknown(
         check_clean(one, two)
 
 
+async def test_what_the_giver_missed_is_told_though_it_is_confirmed_again_when_all_is_cut(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark comes while it is not, and the notice when the stand-ins have taken the places of the connections."""
+    async with serving(redis) as one, serving(redis) as two, crowd(one.port, [["a"]] * 2) as heard:
+        publish_marks = Taker._publish_marks
+
+        def lose(step: Step) -> None:
+            if step is Step.GIVER_MARKED:
+                one.source._lose_dead([b"a"])  # type: ignore[attr-defined]
+
+        async def then_wait(*args: Any) -> list[bytes]:
+            marked = await publish_marks(*args)
+            await eventually(lambda: one.metrics.gaps and one.source.healed, "the confirmation")
+            return marked
+
+        monkeypatch.setattr(giver, "reached", lose)
+        monkeypatch.setattr(Taker, "_publish_marks", then_wait)
+        assert (await move(one, two))[0] == Given(2, {taker.AWAY: 2}, 0, "")
+        await eventually(lambda: all(each.gaps["a"] == [0] for each in heard), "the notice")
+        check_clean(one, two)
+
+
 async def test_topics_whose_cut_is_unknown_are_not_ahead_of_those_whose_cut_is_known(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
