@@ -364,7 +364,8 @@ class World:
         random, swarm = self._random, self.swarm
         while self._publishing:
             await asyncio.sleep(waits(random, swarm.message_period))
-            for _ in range(random.choice(swarm.batches)):
+            count = random.choice(swarm.batches)
+            for _ in range(1 if self.mended else count):  # many at once may overrun an output buffer
                 self.publish(random.choice(swarm.topics), random.choice(swarm.padding))
 
     def publish(self, topic: str, padding: int) -> None:
