@@ -883,8 +883,9 @@ def _is_busy_with(faults: set[str]) -> Callable[[Swarm], bool]:
         and len(swarm.faults) <= 4
         and swarm.fault_period < 1
         and swarm.message_period < 1
-        and swarm.latency > 0.1
+        and swarm.latency > 0.01
         and swarm.keen
+        and swarm.cohort is not None
     )
 
 

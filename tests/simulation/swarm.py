@@ -77,6 +77,7 @@ class Swarm:
     tight: bool = False  # whether bounds are so small that they are reached
     keen: bool = False  # whether wsd asks Redis again and again how it stands
     pipe: tuple[int, int] | None = None  # bytes of a packet between processes, and of all that wait; None: as usual
+    cohort: int | None = None  # connections that move together, at most; None: as usual, which is all of them
     latency: float = 0.0005  # seconds that a packet takes at most
     turn: float = 0.000_001  # seconds that a turn of the event loop takes
     deaths: dict[str, float] = field(default_factory=dict)  # how likely a process dies at a step, by the step's name
@@ -154,6 +155,7 @@ class Swarm:
             tight=is_tight,
             keen=random.random() < 0.5 and not is_long,  # it would be half of the work of those
             pipe=_one_of(random, (None, None, (2048, 16_384))),
+            cohort=_one_of(random, (None, 1, 3)),
         )
 
 

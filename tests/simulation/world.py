@@ -36,6 +36,7 @@ from tests.simulation.watch import Watch, holdings
 from wsd import deadlines
 from wsd.config import Settings
 from wsd.delivery import fanout
+from wsd.handover import giver
 from wsd.handover.steps import Step as Move
 from wsd.redis import guides, vitals
 from wsd.redis.topology import REFRESH_INTERVAL
@@ -140,6 +141,9 @@ COMMANDS = dict.fromkeys((b"SUBSCRIBE", b"UNSUBSCRIBE", b"SSUBSCRIBE", b"SUNSUBS
 """How likely something else happens while the answer to a command is on its way; less likely if it is another one."""
 
 PACKET = wsd.pipe.PACKET
+
+COHORTS = {name: getattr(giver, name) for name in ("FIRST_COHORT", "LARGEST_COHORT", "SMALLEST_COHORT")}
+"""How many connections move together. There are never as many in a world."""
 
 STEPS = [step.name for kind in (Move, Reload) for step in kind]
 
@@ -262,6 +266,8 @@ class World:
             setattr(module, name, often * self.swarm.pace if self.swarm.keen else usual * self.swarm.leisure)
         for (module, name), (usual, small) in BOUNDS.items():
             setattr(module, name, small if self.swarm.tight else usual)
+        for name, usual in COHORTS.items():
+            setattr(giver, name, self.swarm.cohort or usual)
         wsd.pipe.PACKET = PACKET if self.swarm.pipe is None else self.swarm.pipe[0]
         self.service = Service(self.loop, self.network, WSD, self.settings, self._reached, self._dies)
         if self.swarm.pipe is not None:
