@@ -251,8 +251,11 @@ class World:
         is_slow = self.slowest > 0.1 or "the_network_is_bad" in self.swarm.faults
         much = ("a_burst" in self.swarm.faults, max(self.swarm.padding) > 1000, is_slow)
         self._is_flooded = sum(much) >= 2
+        # Who has stood still reads all that has come since.
+        stands_still = bool(self.swarm.deaths) or "a_process_stands_still" in self.swarm.faults
+        is_late = self._is_flooded or (stands_still and any(much))
         # Whether no fault is on that a link to Redis may be lost for.
-        self._is_redis_well = not (self.swarm.output_limits or self._is_flooded or self.swarm.faults & AGAINST_REDIS)
+        self._is_redis_well = not (self.swarm.output_limits or is_late or self.swarm.faults & AGAINST_REDIS)
         self._publishing = True
         self.mended = True  # whether nothing goes wrong yet, or any more
         self._dying = Random(f"{seed} deaths")

@@ -499,6 +499,7 @@ class Link:
             if now - due > self._period / 2:
                 # Our own event loop is late, so data from Redis may still be unread in the kernel. If Redis has closed
                 # the connection, writing now provokes a RST, and the kernel discards what is unread. Look again first.
+                wire.stood_still(now - due)
                 continue
             if wire.behind:
                 continue  # the same, but the loop is not late: more comes than can be handled

@@ -219,6 +219,11 @@ class Wire(asyncio.Protocol):
         """A clock that stands still while we don't read."""
         return (now if self._paused_at is None else self._paused_at) - self._paused
 
+    def stood_still(self, seconds: float) -> None:
+        """Nothing was read for so long, because our event loop stood still."""
+        if self._paused_at is None:  # else that counts already
+            self._paused += seconds
+
     @property
     def behind(self) -> bool:
         """Whether something that Redis sent waits for us to handle it. Then silence tells nothing about Redis."""

@@ -249,6 +249,14 @@ async def test_the_time_in_which_nothing_is_read_is_not_counted_as_waiting(monke
     played.wire.fail("enough")
 
 
+async def test_the_time_in_which_the_loop_stands_still_is_not_counted_as_waiting() -> None:
+    played = Played()
+    played.send("PING")
+    now = monotonic()
+    played.wire.stood_still(100.0)
+    assert played.wire.waiting(now + 110.0) == pytest.approx(10.0, abs=1.0)
+
+
 # Whatever bytes come.
 
 WORDS = st.sampled_from(

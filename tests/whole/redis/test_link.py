@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -635,6 +635,21 @@ async def test_an_audit_that_finds_nothing_changes_nothing(own_redis: RedisServe
         await asyncio.sleep(HEARTBEAT)
         assert link.up
         assert recorder.count("lost") == recorder.count("message") == 0
+
+
+async def test_a_standstill_of_the_loop_is_no_silence_of_redis(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even when that is over, and what came meanwhile is still to be read: the answer stands behind it."""
+    async with linked(own_redis.url) as (link, _):
+        wire = link._wire
+        assert wire is not None
+        stood_still: list[float] = []
+        monkeypatch.setattr(wire, "stood_still", stood_still.append)
+        sleep(3 * HEARTBEAT)  # noqa: ASYNC251 - the loop is to stand still
+        await eventually(lambda: stood_still, "the next look")
+        assert 2 * HEARTBEAT < stood_still[0] < 3 * HEARTBEAT
+        assert link.up
 
 
 async def test_an_overrun_is_named(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
