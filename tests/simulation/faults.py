@@ -159,7 +159,8 @@ def subscriptions_die(world: World, random: Random) -> str:
     some = random.random() < 0.5
     is_probed = any(channel.startswith(b"__") for channel in (*client.channels, *client.shards))
     forgotten = server.forget(client, lambda channel: not some or random.random() < 0.5)
-    world.doubt_latest(1.0)
+    if len(world.site.servers) > 1:
+        world.doubt_latest(1.0)
     for topic in world.swarm.topics:
         if topic.encode() in forgotten and random.random() < 0.5:
             world.publish_soon(topic)

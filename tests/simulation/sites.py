@@ -105,8 +105,8 @@ class _Single:
     def servers(self) -> Sequence[Server]:
         return (self._server,)
 
-    def publish(self, channel: bytes, payload: bytes) -> bool | None:
-        return _publish(self._server, channel, payload) and _known(self.servers, channel)
+    def publish(self, channel: bytes, payload: bytes) -> bool:
+        return _publish(self._server, channel, payload)
 
     def claimants(self, channel: bytes) -> Sequence[Server]:
         return ()

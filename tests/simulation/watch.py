@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wsd.supervisor.team import Seat, Team
     from wsd.worker.worker import Worker
 
-__all__ = ["Watch", "holdings"]
+__all__ = ["Watch", "holdings", "is_of"]
 
 LOOKS = 2000
 """Looks in the life of a world, at most; but not more often than `SHORTEST`."""
@@ -228,7 +228,7 @@ class Watch:
 
     def _owner(self, client: Redis) -> tuple[Process, Worker] | None:
         """Whose link a client of a Redis is."""
-        return next((each for each in self._world.service.serving if _is_of(client, each[0])), None)
+        return next((each for each in self._world.service.serving if is_of(client, each[0])), None)
 
     def _look_at_places(self) -> None:
         """Who is ready listens where messages are published, or soon will."""
@@ -245,9 +245,9 @@ class Watch:
                 if home is None or not home.users[b"default"].may_use(channel) or home.is_paused():
                     continue  # a connection that waits for its PUBLISH can subscribe to nothing
                 there = (*home.channels.get(channel, ()), *home.shards.get(channel, ()))
-                if any(_is_of(client, process) for client in there):
+                if any(is_of(client, process) for client in there):
                     continue
-                near = [client for client in home.clients if _is_of(client, process)]
+                near = [client for client in home.clients if is_of(client, process)]
                 # Between two looks it may have been found out, and forgotten again.
                 since = max((seen.get((process, topic), now), *(client.forgotten.get(channel, 0.0) for client in near)))
                 self._astray[process, topic] = since
@@ -294,7 +294,7 @@ class Watch:
             self._world.problem(what)
 
 
-def _is_of(client: Redis, process: Process) -> bool:
+def is_of(client: Redis, process: Process) -> bool:
     """Whether a client of a Redis is a link of a process of wsd, which still has its end of it."""
     return client.name.endswith(b":%d" % process.pid) and client.transport.endpoint.has_peer
 

@@ -32,7 +32,7 @@ from tests.simulation.redis import Server
 from tests.simulation.service import Service
 from tests.simulation.sites import WSD, make_site
 from tests.simulation.swarm import Swarm, waits
-from tests.simulation.watch import Watch, holdings
+from tests.simulation.watch import Watch, holdings, is_of
 from wsd import deadlines
 from wsd.config import Settings
 from wsd.delivery import fanout
@@ -407,9 +407,20 @@ class World:
     def doubt_latest(self, seconds: float) -> None:
         """Nobody knows whether what was published in these last seconds comes: it may be on its way between servers."""
         for topic in self.swarm.topics:
-            book = self.book.at(topic, 0)
-            first = book.first_after(self.loop.now - seconds)
-            book.uncertain.update(set(range(first, book.last + 1)) - book.refused)
+            self._doubt(topic, self.loop.now - seconds)
+
+    def _doubt_unnoticed(self, process: Process) -> None:
+        """Connections leave a process. Nobody tells them what Redis forgot to deliver to it that it does not know of."""
+        worker = next(worker for each, worker in self.service.serving if each is process)
+        clients = [client for server in self.site.servers for client in server.clients if is_of(client, process)]
+        for client in clients:
+            for channel, since in client.forgotten.items():
+                if channel in worker.topics.channels and worker.topics.confirmed(channel.decode()):
+                    self._doubt(channel.decode(), since)
+
+    def _doubt(self, topic: str, since: float) -> None:
+        book = self.book.at(topic, 0)
+        book.uncertain.update(set(range(book.first_after(since), book.last + 1)) - book.refused)
 
     def age(self, message: dict[str, Any]) -> float:
         """How old a message is, in seconds."""
@@ -561,14 +572,16 @@ class World:
 
     def _reached(self, step: Any) -> None:
         """A process has reached a step: perhaps it dies there, or stands still, and another one dies meanwhile."""
+        process = PROCESS.get()
+        assert process is not None
+        if step is Move.GIVER_SENDS:
+            self._doubt_unnoticed(process)
         if self.mended:
             return
         self._act_around()
         self._perhaps_break("step", step.name, self._soon)
         if self._dying.random() >= self.swarm.deaths.get(step.name, 0.0):
             return
-        process = PROCESS.get()
-        assert process is not None
         if self._dying.random() < 0.7:
             self.note(f"{process} dies at {step.name}")
             self.outcome.faults["a process dies at a step"] += 1
