@@ -410,7 +410,7 @@ class World:
             self._doubt(topic, self.loop.now - seconds)
 
     def _doubt_unnoticed(self, process: Process) -> None:
-        """Connections leave a process. Nobody tells them what Redis forgot to deliver to it that it does not know of."""
+        """Connections leave a process. What Redis forgot to deliver to it, unseen, nobody tells them."""
         worker = next(worker for each, worker in self.service.serving if each is process)
         clients = [client for server in self.site.servers for client in server.clients if is_of(client, process)]
         for client in clients:
