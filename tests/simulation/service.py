@@ -247,6 +247,12 @@ class Service:
             if each._worker is not None and each._stage is supervised._Stage.SERVING
         ]
 
+    def worker(self, process: Process) -> Worker:
+        """The worker of a process, whatever it does."""
+        worker = self._supervised[process.pid]._worker
+        assert worker is not None
+        return worker
+
     @property
     def serving(self) -> list[tuple[Process, Worker]]:
         """The same, with their processes."""

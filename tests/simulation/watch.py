@@ -91,6 +91,7 @@ class Watch:
         self._doubt = DOUBT * world.swarm.heartbeat + DOUBT_MORE + 4 * world.slowest
         self._told: set[str] = set()  # problems that were told already
         self._astray: dict[tuple[Process, str], float] = {}  # topics that are subscribed elsewhere, and since when
+        self._excused: dict[tuple[Redis, bytes], float] = {}  # what is forgotten, and when wsd could last not know
         self._overdue: dict[str, float] = {}  # connections whose token is good no more, and since when
         self._stuck: dict[Endpoint, tuple[int, float]] = {}  # what a client with a backlog had taken, and since when
         self._frozen: dict[Process, float] = {}  # workers that stand still, and since when somebody could see that
@@ -219,11 +220,12 @@ class Watch:
             for client in server.clients:
                 owner = self._owner(client) if client.forgotten else None
                 wanted = _wanted(owner[1]) if owner is not None else ()
-                for channel, since in client.forgotten.items():
+                for channel, forgotten_at in client.forgotten.items():
+                    since = max(forgotten_at, self._excused.get((client, channel), 0.0))
                     if not is_reached(world.network, server) or server.is_paused() or channel not in wanted:
-                        client.forgotten[channel] = now
+                        self._excused[client, channel] = now
                     elif now - since > vitals.AUDIT_INTERVAL + self._doubt + world.swarm.heartbeat:
-                        client.forgotten[channel] = now
+                        self._excused[client, channel] = now
                         self._tell(f"{client.name.decode()} does not know that {channel.decode()} is not subscribed")
 
     def _owner(self, client: Redis) -> tuple[Process, Worker] | None:
@@ -249,7 +251,11 @@ class Watch:
                     continue
                 near = [client for client in home.clients if is_of(client, process)]
                 # Between two looks it may have been found out, and forgotten again.
-                since = max((seen.get((process, topic), now), *(client.forgotten.get(channel, 0.0) for client in near)))
+                times = (
+                    max(client.forgotten.get(channel, 0.0), self._excused.get((client, channel), 0.0))
+                    for client in near
+                )
+                since = max((seen.get((process, topic), now), *times))
                 self._astray[process, topic] = since
                 is_refused = bool(worker.topics._topics[topic].refusal)  # while it was not permitted
                 finds = vitals.AUDIT_INTERVAL + REFUSED_RETRY * is_refused if near else 0

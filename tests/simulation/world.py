@@ -411,7 +411,7 @@ class World:
 
     def _doubt_unnoticed(self, process: Process) -> None:
         """Connections leave a process. What Redis forgot to deliver to it, unseen, nobody tells them."""
-        worker = next(worker for each, worker in self.service.serving if each is process)
+        worker = self.service.worker(process)
         clients = [client for server in self.site.servers for client in server.clients if is_of(client, process)]
         for client in clients:
             for channel, since in client.forgotten.items():
