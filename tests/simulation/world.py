@@ -70,6 +70,9 @@ MOST_WORK = 1_500_000
 CALM = 60.0
 """Seconds after a process of wsd has died or stood still in which its clocks are late, and much is read at once."""
 
+MOMENT = 0.000_001
+"""Seconds, at most, between what happens at the same time."""
+
 SAMPLES = 8
 """Looks at what a worker holds."""
 
@@ -416,7 +419,7 @@ class World:
         for client in clients:
             for channel, since in client.forgotten.items():
                 if channel in worker.topics.channels and worker.topics.confirmed(channel.decode()):
-                    self._doubt(channel.decode(), since)
+                    self._doubt(channel.decode(), since - MOMENT)
 
     def _doubt(self, topic: str, since: float) -> None:
         book = self.book.at(topic, 0)
