@@ -577,7 +577,7 @@ class World:
         """A process has reached a step: perhaps it dies there, or stands still, and another one dies meanwhile."""
         process = PROCESS.get()
         assert process is not None
-        if step is Move.GIVER_SENDS:
+        if step in (Move.GIVER_MARKED, Move.GIVER_SENDS):  # of a cut that is known, and of one that is not
             self._doubt_unnoticed(process)
         if self.mended:
             return
