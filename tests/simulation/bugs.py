@@ -890,7 +890,11 @@ WORLDS: dict[str, Callable[[Swarm], bool]] = {
     "reloads": lambda swarm: not swarm.is_long and "wsd_is_reloaded" in swarm.faults,
     "crowds": lambda swarm: swarm.tight and swarm.clients >= 12 and "wsd_is_reloaded" in swarm.faults,
     "slow crowds": lambda swarm: (
-        swarm.tight and swarm.turn >= 0.001 and swarm.clients >= 12 and _is_busy_with({"wsd_is_reloaded"}, swarm)
+        swarm.tight
+        and swarm.turn >= 0.001
+        and swarm.clients >= 12
+        and not swarm.faults.isdisjoint({"redis_is_killed", "links_are_reset"})
+        and _is_busy_with({"wsd_is_reloaded"}, swarm)
     ),
     "audits": lambda swarm: (
         # Of several servers nobody knows what gets lost.

@@ -164,6 +164,7 @@ def subscriptions_die(world: World, random: Random) -> str:
     for topic in world.swarm.topics:
         if topic.encode() in forgotten and random.random() < 0.5:
             world.publish_soon(topic)
+    world.bereft[client] = None
     if is_probed and not client.subscribed:
         world.deaf[client] = world.loop.now
     return f"{server.process} forgets {'some' if some else 'all'} subscriptions of {client.name.decode()}"

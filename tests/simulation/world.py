@@ -247,7 +247,8 @@ class World:
         self._serial = 0
         # Numbers that were published when several nodes claimed their topic, and where.
         self._contested: dict[str, list[tuple[int, Server | None]]] = {topic: [] for topic in self.swarm.topics}
-        self.deaf: dict[Redis, float] = {}  # clients of a Redis that has forgotten what they had subscribed, and when
+        self.bereft: dict[Redis, None] = {}  # clients of a Redis that has forgotten some of what they had subscribed
+        self.deaf: dict[Redis, float] = {}  # those of which it has forgotten all, and when
         self.accident = -ACCIDENT  # when a process of wsd last died or stood still
         self._blows: list[tuple[float, int]] = []  # when that has happened, and how bad it was
         # Whether so much comes at once that links and clients may not keep up.
@@ -415,8 +416,7 @@ class World:
     def _doubt_unnoticed(self, process: Process) -> None:
         """Connections leave a process. What Redis forgot to deliver to it, unseen, nobody tells them."""
         worker = self.service.worker(process)
-        clients = [client for server in self.site.servers for client in server.clients if is_of(client, process)]
-        for client in clients:
+        for client in (client for client in self.bereft if is_of(client, process)):  # also if Redis has it no more
             for channel, since in client.forgotten.items():
                 if channel in worker.topics.channels and worker.topics.confirmed(channel.decode()):
                     self._doubt(channel.decode(), since - MOMENT)
