@@ -284,13 +284,17 @@ class Connection(Writer):
             if self._reading:
                 self._shared.metrics.ping_timeouts += 1
                 self.abort()
-            else:  # the pong may lie behind requests that we don't read yet, because they came too fast
-                self._pong_due = now + self._shared.ping_timeout
+            else:
+                self._pong_due = now + self._unread_patience()
         elif now >= self._next_ping:
             self.write(PING)
             self._next_ping = now + self._shared.ping_interval
             if not waits_for_pong:
                 self._pong_due = now + self._shared.ping_timeout
+
+    def _unread_patience(self) -> float:
+        """Seconds more for a pong that may lie behind requests that we don't read yet, because they came too fast."""
+        return self._shared.ping_timeout
 
     # Reading.
 

@@ -171,6 +171,10 @@ class MovableConnection(Connection):
         if self._asked_to_close is not None:
             self.close_with(*self._asked_to_close)
 
+    def _unread_patience(self) -> float:
+        # It is read at once where the connection goes on. More would be granted again and again to who moves often.
+        return super()._unread_patience() if self._on_end is None else READING_TIME
+
     def _expect_pong(self) -> None:
         """Give the pong that is waited for, if one is, the time to be read."""
         if self._pong_due is not None:

@@ -390,6 +390,21 @@ async def test_a_pong_may_be_read_in_the_new_process(redis: RedisServer) -> None
         await next_ping(client)
 
 
+async def test_a_pong_that_is_due_on_the_way_is_not_waited_for_anew(redis: RedisServer) -> None:
+    options = {"ping_interval": 0.5, "ping_timeout": 3}
+    async with two_workers(redis, **options) as (old, new), Client(old.port) as client:
+        await next_ping(client)
+        journey = Journey(old, new)
+        await journey.start()
+        await asyncio.sleep(3.5)
+        packed = await journey.pack()
+        assert packed.seconds_to_pong is not None
+        assert packed.seconds_to_pong < 1.5
+        await journey.connect(packed)
+        journey.arrive()
+        await eventually(lambda: new.metrics.ping_timeouts == 1)
+
+
 async def test_a_token_expires_in_the_new_process(redis: RedisServer) -> None:
     options = {"auth": "jwt", "jwt_key": KEY, "jwt_leeway": 0}
     async with two_workers(redis, **options) as (old, new), Client(old.port) as client:
